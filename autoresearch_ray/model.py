@@ -1,0 +1,461 @@
+"""The words of the house: what a program, an order, an attempt, a verdict and an event are.
+
+Only frozen dataclasses and the standard library: no clock, no disk, no chance. Everything here can be pickled between
+actors and written to the ledger as JSON. Units stand in the names; times are seconds since the epoch.
+
+One rule runs through all of it: a measurement is a value *or* a failure, never a sentinel number.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Scalar = bool | int | float | str
+
+# --- The program: what a human wrote ---------------------------------------------------------------------------------
+
+
+class Direction(StrEnum):
+    """Which way is better. Nobody else compares metrics with `<`."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+    def gain(self, new: float, old: float) -> float:
+        """How much better `new` is than `old`, in the metric's unit; negative when worse."""
+        return old - new if self is Direction.LOWER else new - old
+
+    def better(self, new: float, old: float) -> bool:
+        return self.gain(new, old) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    direction: Direction
+
+
+class ParseKind(StrEnum):
+    COMMAND = "command"  # a shell command that reads run.log
+    REGEX = "regex"  # the first group (or the whole match) of its last match in the log
+    STDOUT = "stdout"  # the evaluation's entire standard output is the number
+    LINE = "line"  # the last line "<metric>: <number>" of the log
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """How the metric is read from the log that the runner wrote."""
+
+    kind: ParseKind = ParseKind.LINE
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an experiment may change. Paths are relative to the folder of program.md, with forward slashes."""
+
+    can: tuple[str, ...]
+    cannot: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()  # remarks in words, for the agent
+
+    def allows(self, path: str) -> bool:
+        """Whether `path` may be changed: matched by one of `can` and by none of `cannot`."""
+        return any(_matches(path, each) for each in self.can) and not any(_matches(path, each) for each in self.cannot)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    pattern = pattern.removeprefix("./")
+    if pattern in ("", "."):
+        return True
+    if pattern.endswith("/") or not any(each in pattern for each in "*?["):
+        return path == pattern.rstrip("/") or path.startswith(pattern.rstrip("/") + "/")
+    return fnmatch.fnmatchcase(path, pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Eval:
+    """The command that measures, and its limits in seconds."""
+
+    command: str
+    metric: Metric
+    budget_seconds: float
+    kill_after_seconds: float
+    parse: Parse = Parse()
+    setup: str | None = None
+    guard: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a program. Front matter, flags and `research()` use exactly these words."""
+
+    tag: str | None = None
+    agent: str = "claude"
+    agent_command: str | None = None
+    model: str | None = None
+    agent_minutes: float = 10.0
+    secrets: tuple[str, ...] = ()  # names of environment variables that only the agent sees
+    env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list
+    workers: int | Literal["auto"] = "auto"
+    gpus_per_worker: float = 1.0
+    lanes: int | Literal["auto"] = "auto"
+    monitor: str = "auto"
+    policy: str = "confirm"
+    every: int = 4  # hand-ins of a lane between two moves onto the best
+    experiments: int | None = None
+    hours: float | None = None
+    cost_usd: float | None = None
+    target: float | None = None
+    plateau: int | None = None
+    address: str | None = None
+    backend: Literal["ray", "local"] = "ray"
+    allow_dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """program.md, read. `text` is the file as the human wrote it, without the front matter."""
+
+    title: str
+    text: str
+    scope: Scope
+    eval: Eval
+    strategy: str = ""
+    notes: str = ""
+    options: Options = Options()
+
+
+# --- What happened to one candidate ----------------------------------------------------------------------------------
+
+
+class FailureKind(StrEnum):
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    NO_METRIC = "no_metric"
+    NOT_FINITE = "not_finite"
+    OUT_OF_SCOPE = "out_of_scope"
+    NO_CHANGE = "no_change"
+    CONFLICT = "conflict"
+    GUARD = "guard"
+    AGENT = "agent"
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no value. `tail` holds the last lines of the log of a crash."""
+
+    kind: FailureKind
+    message: str
+    tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a monitor saw during one evaluation. `None` is "not known", never zero. Memory in MB (2**20 bytes)."""
+
+    device: str = "cpu"
+    uuid: str | None = None
+    driver: str | None = None
+    peak_mb: float | None = None  # of the device above its idle level; of the process tree on a CPU
+    mean_mb: float | None = None
+    process_peak_mb: float | None = None  # summed over the experiment's process tree, where the driver shows it
+    energy_joules: float | None = None
+    utilisation_percent: float | None = None
+    power_watts: float | None = None
+    temperature_c: float | None = None
+    throttle: tuple[str, ...] = ()
+    contended: bool = False  # a process that is not ours used the device
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One evaluation of one commit: a value xor a failure, with the runner's own readings around it."""
+
+    value: float | None
+    failure: Failure | None = None
+    seed: int = 0
+    exit_code: int | None = None
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    resources: Resources = Resources()
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.failure is None):
+            raise ValueError("a measurement is a value or a failure, and never both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a measured value is finite, not {self.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a proposal cost. `None` is "the agent did not say"."""
+
+    seconds: float = 0.0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What an agent says of its edit. It is judged by the diff; `error` counts only where there is none."""
+
+    idea: str
+    usage: Usage = Usage()
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    error: str | None = None
+
+
+# --- Orders: what a lane is told to do next --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Have the agent make a candidate on top of `parent` and measure it."""
+
+    id: str  # of the attempt to come, "<lane>-<number>"
+    parent: str
+    seed: int
+    beat: float | None = None  # the parent's score: a guard runs only on a value better than this
+    kind: Literal["propose"] = "propose"
+
+
+@dataclass(frozen=True, slots=True)
+class Remeasure:
+    """Measure `commit` once more, with a fresh seed."""
+
+    id: str
+    commit: str
+    seed: int
+    why: str
+    kind: Literal["remeasure"] = "remeasure"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Pick the lane's own kept `commits` onto `parent`, the leader's, and measure that as one ordinary attempt."""
+
+    id: str
+    parent: str
+    commits: tuple[str, ...]
+    seed: int
+    beat: float | None = None
+    kind: Literal["replay"] = "replay"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """There is nothing more to do for this lane."""
+
+    reason: str
+    kind: Literal["stop"] = "stop"
+
+
+Order = Propose | Remeasure | Replay | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first."""
+
+    id: str
+    lane: str
+    seat: int  # which sitting of the lane made it; a late hand-in of an earlier one is not counted
+    kind: Literal["propose", "remeasure", "replay"]
+    parent: str
+    commit: str | None
+    measurement: Measurement
+    idea: str = ""
+    line: tuple[str, ...] = ()
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    lines: int = 0  # added minus removed, against the parent
+    usage: Usage = Usage()
+
+
+# --- Verdicts: what people read --------------------------------------------------------------------------------------
+
+
+class Status(StrEnum):
+    PENDING = "pending"  # measured, not yet decided
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+    LOST = "lost"  # the agent or the machine failed: says nothing about the idea
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One candidate commit with all its measurements and its verdict. Number 0 is the baseline."""
+
+    number: int
+    id: str
+    lane: str
+    kind: Literal["baseline", "propose", "replay"]
+    parent: str
+    commit: str | None
+    idea: str
+    at: float
+    values: tuple[float, ...] = ()
+    status: Status = Status.PENDING
+    reason: str = ""
+    failure: Failure | None = None
+    gain: float | None = None  # over its parent when it was judged; positive is better
+    lines: int = 0
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    usage: Usage = Usage()
+    seconds: float = 0.0  # of evaluation, all measurements together
+    resources: Resources = Resources()
+
+    @property
+    def value(self) -> float | None:
+        """The mean of its measurements."""
+        return sum(self.values) / len(self.values) if self.values else None
+
+    def __str__(self) -> str:
+        value = "      -" if self.value is None else f"{self.value:.6g}"
+        return f"#{self.number} [{self.status}] {self.lane} {value}  {self.idea}"
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One line of the record that an agent is given."""
+
+    number: int
+    lane: str
+    status: Status
+    value: float | None
+    idea: str
+    reason: str = ""
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """All that an agent is told: the prompt in words, and the record as data for agents that compute."""
+
+    id: str
+    prompt: str
+    direction: Direction
+    history: tuple[Past, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a lane sits."""
+
+    lane: str
+    worker: int
+    host: str
+    pid: int
+    device: str = "cpu"
+    gpus: tuple[str, ...] = ()
+
+
+# --- Events: what the ledger holds; the state of the board is their replay -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The first line of a ledger: all that a run needs to be taken up again."""
+
+    at: float
+    tag: str
+    base: str  # the commit that everything stands on
+    prefix: str  # the folder of program.md inside the repository, "" at its top
+    program: Program
+    source: str  # program.md as it was, with its front matter
+    version: str
+    event: Literal["opened"] = "opened"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run was taken up again, perhaps with other options."""
+
+    at: float
+    program: Program
+    version: str
+    event: Literal["resumed"] = "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """A lane sat down (again). `sitting` counts its seats, from 1."""
+
+    at: float
+    seat: Seat
+    sitting: int
+    event: Literal["seated"] = "seated"
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    at: float
+    lane: str
+    order: Order
+    event: Literal["ordered"] = "ordered"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    at: float
+    attempt: Attempt
+    event: Literal["measured"] = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict on the experiment of `commit` or, where no commit came to be, on the attempt `id`."""
+
+    at: float
+    id: str
+    lane: str
+    status: Status
+    reason: str
+    gain: float | None = None
+    event: Literal["judged"] = "judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The lane's branch now stands on `head`; `own` are its kept commits that the leader may lack, oldest first."""
+
+    at: float
+    lane: str
+    head: str
+    own: tuple[str, ...]
+    reason: str
+    event: Literal["moved"] = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A confirmed new best: the branch `autoresearch/<tag>` points at `commit` from now on."""
+
+    at: float
+    id: str
+    commit: str
+    value: float
+    measurements: int
+    event: Literal["published"] = "published"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """No lane gets another order. `failed` says that a human must look before the run goes on."""
+
+    at: float
+    reason: str
+    failed: bool = False
+    event: Literal["closed"] = "closed"
+
+
+Event = Opened | Resumed | Seated | Ordered | Measured | Judged | Moved | Published | Closed

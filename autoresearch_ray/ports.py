@@ -1,0 +1,185 @@
+"""The four sockets of the house: an agent, a policy, a monitor, a desk. Any class of the right shape fits.
+
+*A name is a file*: `agent: claude` is `agents/claude.py`, `monitor: nvml` is `monitors/nvml.py`, `policy: confirm` is
+`policies/confirm.py`, each with one public class; `package.module:Class` is the user's own. `named` resolves both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from autoresearch_ray.errors import SetupError
+from autoresearch_ray.model import (
+    Attempt,
+    Brief,
+    Direction,
+    Options,
+    Order,
+    Program,
+    Proposal,
+    Resources,
+    Seat,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSetup:
+    """What an agent is built from, once per lane."""
+
+    program: Program
+    options: Options
+    lane: str
+    folder: Path  # the agent's own state (HOME, sessions), one per lane, kept for the run
+    environ: Mapping[str, str]  # the allow list of this machine plus the secrets meant for agents
+
+
+class Agent(Protocol):
+    """Proposes one change by editing files. What it says is a note; what it changed is what counts."""
+
+    def __init__(self, setup: AgentSetup) -> None: ...
+
+    @classmethod
+    def check(cls, options: Options, environ: Mapping[str, str]) -> None:
+        """Raise `AgentError` with a hint if this agent cannot work on this machine."""
+
+    def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
+        """Edit files below `checkout` (the folder of program.md in a clean tree), write a transcript to `log`.
+
+        Returns soon after `cancel` is set. Raises nothing for a failure of the agent: that is `Proposal.error`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The mean of `n` measurements of one commit."""
+
+    n: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a policy judges: a candidate against its parent, in the light of the noise."""
+
+    direction: Direction
+    candidate: Score
+    parent: Score
+    best: Score | None  # the published best
+    sigma: float | None  # standard deviation of one measurement; None while nothing was measured twice
+    lines: int  # net lines added against the parent
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    call: Literal["keep", "discard", "again"]
+    reason: str
+
+
+class Policy(Protocol):
+    """Decides what is kept, what is measured again, and who moves onto the best. Pure."""
+
+    confirmations: int  # measurements that a published best needs
+
+    def judge(self, case: Case) -> Judgement: ...
+
+    def moves(self, rank: int, lanes: int, hand_ins: int) -> bool:
+        """Whether the lane of `rank` (0 is the leader) among `lanes` moves, `hand_ins` after it last did."""
+
+
+class Watch(Protocol):
+    """One evaluation being watched. A context manager; `resources` may be read after it was left."""
+
+    def __enter__(self) -> Watch: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def follow(self, pid: int) -> None:
+        """The evaluation's first process; its descendants are found from it."""
+
+    @property
+    def resources(self) -> Resources: ...
+
+
+class Monitor(Protocol):
+    """Reads the device that an evaluation runs on."""
+
+    def __init__(self, gpus: tuple[str, ...]) -> None:
+        """`gpus` are CUDA ids as granted ("0", "3", or a UUID); empty on a CPU."""
+
+    @property
+    def device(self) -> str:
+        """The model's name, such as "NVIDIA H200", or "cpu"."""
+
+    def watch(self) -> Watch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a worker gets when it joins: the program, the whole history as a bundle, and the names that go with it."""
+
+    tag: str
+    program: Program
+    base: str
+    prefix: str
+    bundle: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The next order, the commits it needs that the lane lacks, what the agent is told, and how many lanes to run."""
+
+    order: Order
+    bundle: bytes = b""
+    brief: Brief | None = None
+    lanes: int = 1
+
+
+class Desk(Protocol):
+    """Where a lane hands in. In one process it is the coordinator itself, over Ray an actor."""
+
+    def welcome(self) -> Welcome: ...
+
+    def sit(self, seat: Seat) -> tuple[int, Reply]:
+        """Take a seat (again). Returns the sitting's number and the first order."""
+
+    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""
+
+
+Slot = AbstractContextManager[Any]
+
+
+def named(closet: str, name: str) -> Any:
+    """The one public class of the file `autoresearch_ray/<closet>/<name>.py`, or the class `package.module:Class`.
+
+    Raises `SetupError` that lists what there is.
+    """
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise SetupError(
+                f"cannot load {name}: {error}", f"{closet} may be given as package.module:Class"
+            ) from error
+    package = importlib.import_module(f"autoresearch_ray.{closet}")
+    known = sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))
+    if name not in known:
+        raise SetupError(
+            f"there is no {name!r} among the {closet}", f"known: {', '.join(known)}, or package.module:Class"
+        )
+    module = importlib.import_module(f"autoresearch_ray.{closet}.{name}")
+    public = [
+        each
+        for key, each in vars(module).items()
+        if inspect.isclass(each) and each.__module__ == module.__name__ and not key.startswith("_")
+    ]
+    if len(public) != 1:
+        raise SetupError(f"{module.__name__} must have one public class, it has {len(public)}")
+    return public[0]
