@@ -21,7 +21,7 @@ from typing import Any
 
 
 class AutoresearchError(Exception):
-    """The root. `exit_status` is what the command line returns: 2 means fix something first, 1 that a retry may help."""
+    """The root. `exit_status` is what the command line returns: 2: fix something first, 1: a retry may help."""
 
     exit_status = 2
 

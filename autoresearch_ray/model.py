@@ -128,6 +128,7 @@ class Program:
     strategy: str = ""
     notes: str = ""
     options: Options = Options()
+    path: str = ""  # where it was read from
 
 
 # --- What happened to one candidate ----------------------------------------------------------------------------------
@@ -307,7 +308,8 @@ class Experiment:
     reason: str = ""
     failure: Failure | None = None
     gain: float | None = None  # over its parent when it was judged; positive is better
-    lines: int = 0
+    line: tuple[str, ...] = ()  # the commits from the parent to `commit`, oldest first
+    lines: int = 0  # added minus removed
     params: Mapping[str, Scalar] = field(default_factory=dict)
     usage: Usage = Usage()
     seconds: float = 0.0  # of evaluation, all measurements together
@@ -450,10 +452,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """No lane gets another order. `failed` says that a human must look before the run goes on."""
+    """No lane proposes any more. What is still undecided is measured to its end, unless it is `hard`.
+
+    `failed` says that a human must look before the run goes on.
+    """
 
     at: float
     reason: str
+    hard: bool = False
     failed: bool = False
     event: Literal["closed"] = "closed"
 

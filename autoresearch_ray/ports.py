@@ -11,7 +11,6 @@ import inspect
 import pkgutil
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -90,8 +89,8 @@ class Policy(Protocol):
 
     def judge(self, case: Case) -> Judgement: ...
 
-    def moves(self, rank: int, lanes: int, hand_ins: int) -> bool:
-        """Whether the lane of `rank` (0 is the leader) among `lanes` moves, `hand_ins` after it last did."""
+    def moves(self, rank: int, lanes: int, hand_ins: int, every: int) -> bool:
+        """Whether the lane of `rank` (0 is the leader) among `lanes` moves, `hand_ins` verdicts after it last did."""
 
 
 class Watch(Protocol):
@@ -104,6 +103,10 @@ class Watch(Protocol):
 
     @property
     def resources(self) -> Resources: ...
+
+    @property
+    def lost(self) -> str:
+        """Why the device could not be read to the end, or "": such a measurement is the machine's failure."""
 
 
 class Monitor(Protocol):
@@ -123,6 +126,7 @@ class Monitor(Protocol):
 class Welcome:
     """What a worker gets when it joins: the program, the whole history as a bundle, and the names that go with it."""
 
+    run: str  # unlike any other run's, also of the same tag elsewhere
     tag: str
     program: Program
     base: str
@@ -135,7 +139,7 @@ class Reply:
     """The next order, the commits it needs that the lane lacks, what the agent is told, and how many lanes to run."""
 
     order: Order
-    bundle: bytes = b""
+    bundles: tuple[bytes, ...] = ()
     brief: Brief | None = None
     lanes: int = 1
 
@@ -152,7 +156,23 @@ class Desk(Protocol):
         """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""
 
 
-Slot = AbstractContextManager[Any]
+class Crew(Protocol):
+    """The workers of a run and their desk, wherever they are. What the driver holds."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; True while a worker works. What a worker raised is kept for `finish`."""
+
+    def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
+        """Tell the desk that no lane proposes any more."""
+
+    def drain(self) -> None:
+        """Measurements that run are finished, and nothing else is begun."""
+
+    def halt(self) -> None:
+        """Everything ends now."""
+
+    def finish(self) -> None:
+        """Let go of all. Raises what ended a worker, if a human must look at it."""
 
 
 def named(closet: str, name: str) -> Any:

@@ -1,1 +1,1 @@
-
+"""Who proposes. An agent is one file with one public class; `agent: NAME` in program.md picks it."""

@@ -1,0 +1,249 @@
+"""The distance: the only file that imports Ray. Thin actors round what is tested without them.
+
+Measured traps that shape it, with Ray 2.60: `ray.init()` without an address may join a stranger's cluster; Ray binds
+all interfaces unless told not to; token authentication is on or off by the machine's past unless set; its workers run
+at nice 15 with one OpenMP thread; zero-resource actors land on random nodes; `ray.kill` takes only direct children. So:
+an explicit address, loopback for a single box, a token made for this run, the guardian for every evaluation, the
+coordinator pinned to the head, and one concurrency group per actor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.errors import AutoresearchError, ClusterError
+from autoresearch_ray.model import Attempt, Options, Seat
+from autoresearch_ray.ports import Reply, Welcome
+from autoresearch_ray.researcher import Signals
+from autoresearch_ray.worker import Worker, scratch
+
+_RESTARTS = 3  # of one worker in a run, before its seat is given up
+_OBJECT_STORE_BYTES = 200 << 20  # the whole history travels once; Ray's default is 30 % of the memory
+
+
+class _CoordinatorActor:
+    """The desk as an actor. Its threads are Ray's; the coordinator's own lock orders them."""
+
+    def __init__(self, folder: str) -> None:
+        self._coordinator = Coordinator(Path(folder))
+
+    def welcome(self) -> Welcome:
+        return self._coordinator.welcome()
+
+    def sit(self, seat: Seat) -> tuple[int, Reply]:
+        return self._coordinator.sit(seat)
+
+    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        return self._coordinator.submit(attempt, bundle, logs)
+
+    def close(self, reason: str, hard: bool, failed: bool) -> None:
+        self._coordinator.close(reason, hard, failed)
+
+    def leave(self) -> None:
+        self._coordinator.leave()
+
+
+class _WorkerActor:
+    """A worker as an actor: `run` on one thread, the driver's signals on others."""
+
+    def __init__(self, index: int, coordinator: Any, slots: Mapping[str, int], environ: Mapping[str, str]) -> None:
+        """`slots` tells how many workers each node (by id) shares its cores among."""
+        context = ray.get_runtime_context()
+        gpus = tuple(context.get_accelerator_ids().get("GPU", []))
+        cores = max(1, len(os.sched_getaffinity(0)) // max(1, slots.get(context.get_node_id(), 1)))
+        self._signals = Signals()
+        self._worker = Worker(index, _Desk(coordinator), gpus, cores, {**os.environ, **environ}, self._signals)
+
+    def run(self) -> None:
+        self._worker.run()
+
+    def drain(self) -> None:
+        self._signals.drain.set()
+
+    def halt(self) -> None:
+        self._signals.drain.set()
+        self._signals.halt.set()
+
+
+class _Desk:
+    """The coordinator as a lane sees it: a call is a round trip."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    def welcome(self) -> Welcome:
+        welcome: Welcome = ray.get(self._coordinator.welcome.remote())
+        return welcome
+
+    def sit(self, seat: Seat) -> tuple[int, Reply]:
+        sat: tuple[int, Reply] = ray.get(self._coordinator.sit.remote(seat))
+        return sat
+
+    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        reply: Reply = ray.get(self._coordinator.submit.remote(attempt, bundle, logs))
+        return reply
+
+
+class Cluster:
+    """A connection to Ray: this machine's own, started for this run, or the one at an address."""
+
+    def __init__(self, address: str | None) -> None:
+        """Raises `ClusterError` if it cannot be reached. Joins a Ray that this process has already started."""
+        self._started = not ray.is_initialized()
+        if not self._started:
+            return
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "autoresearch"}
+        try:
+            if address is None:
+                os.environ.update(_single_box(os.environ))
+                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            else:
+                ray.init(address=address, **quiet)
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ClusterError(
+                f"cannot reach Ray at {address or 'this machine'}: {error}",
+                "start it with `ray start --head`, or leave --address out to use this machine alone;"
+                " a token error means that RAY_AUTH_MODE differs between here and there",
+            ) from error
+
+    def slots(self, gpus_per_worker: float) -> dict[str, int]:
+        """How many workers each living node can seat, by node id. Without GPUs: one per node."""
+        listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = {each["NodeID"]: each["Resources"].get("GPU", 0.0) for each in listed if each["Alive"]}
+        if not gpus_per_worker:
+            return dict.fromkeys(nodes, 1)
+        return {node: int(gpus / gpus_per_worker + 1e-9) for node, gpus in nodes.items()}
+
+    def leave(self) -> None:
+        if self._started:
+            ray.shutdown()
+
+
+def _single_box(environ: Mapping[str, str]) -> dict[str, str]:
+    """Ray's settings for one machine: loopback alone, a token of its own, nothing sent home, no niceness."""
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that makes every port bind 127.0.0.1
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_worker_oom_score_adjustment": "0",
+    }
+
+
+class RayCrew:
+    """Workers as actors, each with its GPUs, and one coordinator on the head. They die with this process."""
+
+    def __init__(
+        self, cluster: Cluster, folder: Path, options: Options, workers: int, environ: Mapping[str, str]
+    ) -> None:
+        """`environ` are variables of this machine that workers need by value: the secrets of agents, mostly."""
+        self._cluster = cluster
+        self._options = options
+        self._environ = dict(environ)
+        self._slots = cluster.slots(options.gpus_per_worker)
+        if not options.gpus_per_worker:
+            self._slots = dict.fromkeys(self._slots, -(-workers // len(self._slots)))
+        self._failures: list[Exception] = []
+        self._restarts = dict.fromkeys(range(workers), 0)
+        self._coordinator: Any = (
+            ray.remote(_CoordinatorActor)
+            .options(
+                num_cpus=0,
+                resources={"node:__internal_head__": 0.001},
+                max_concurrency=4 * workers + 8,
+                max_restarts=0,
+            )
+            .remote(str(folder))
+        )
+        self._actors: dict[int, Any] = {}
+        self._runs: dict[Any, int] = {}
+        try:
+            self._welcome: Welcome = _Desk(self._coordinator).welcome()
+        except RayError as error:
+            raise _cause(error) from error
+        for index in range(workers):
+            self._seat(index)
+
+    def _seat(self, index: int) -> None:
+        actor: Any = (
+            ray.remote(_WorkerActor)
+            .options(
+                num_cpus=0,
+                num_gpus=self._options.gpus_per_worker,
+                max_concurrency=4,
+                max_restarts=0,
+                scheduling_strategy="SPREAD" if not self._options.gpus_per_worker else "DEFAULT",
+            )
+            .remote(index, self._coordinator, self._slots, self._environ)
+        )
+        self._actors[index] = actor
+        self._runs[actor.run.remote()] = index
+
+    def wait(self, seconds: float) -> bool:
+        done, _ = ray.wait(list(self._runs), timeout=seconds) if self._runs else ([], [])
+        for run in done:
+            index = self._runs.pop(run)
+            try:
+                ray.get(run)
+            except RayActorError as error:
+                self._lost(index, error)
+            except RayTaskError as error:
+                self._failures.append(_cause(error))
+                self.drain()
+        return bool(self._runs)
+
+    def _lost(self, index: int, error: RayActorError) -> None:
+        """A worker died, with its process or its node: it sits down again, a few times."""
+        self._restarts[index] += 1
+        if self._restarts[index] <= _RESTARTS:
+            self._seat(index)
+        else:
+            self._failures.append(ClusterError(f"worker {index} died {self._restarts[index]} times: {error}"))
+
+    def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
+        try:
+            ray.get(self._coordinator.close.remote(reason, hard, failed))
+        except RayError as error:
+            raise _cause(error) from error
+
+    def drain(self) -> None:
+        for actor in self._actors.values():
+            actor.drain.remote()
+
+    def halt(self) -> None:
+        for actor in self._actors.values():
+            actor.halt.remote()
+
+    def finish(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor)
+        try:
+            ray.get(self._coordinator.leave.remote())
+        except RayError as error:
+            self._failures.append(_cause(error))
+        ray.kill(self._coordinator)
+        shutil.rmtree(scratch(self._welcome), ignore_errors=True)
+        self._cluster.leave()
+        if self._failures:
+            raise self._failures[0]
+
+
+def _cause(error: RayError) -> Exception:
+    """The error that an actor raised, as it was raised there."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, AutoresearchError):
+        return cause
+    if isinstance(cause, RayError):
+        return _cause(cause)
+    return ClusterError(f"an actor failed: {error}")

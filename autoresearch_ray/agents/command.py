@@ -1,0 +1,112 @@
+"""Any program as an agent: it gets the prompt, edits files in a clean checkout, and exits.
+
+This is also the ground that the presets for known tools stand on: each says how to start its tool and how to read what
+it printed, and inherits the rest.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autoresearch_ray import process
+from autoresearch_ray.brief import one_line
+from autoresearch_ray.errors import AgentError
+from autoresearch_ray.model import Brief, Options, Proposal
+from autoresearch_ray.ports import AgentSetup
+
+_TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
+_PROGRAM = re.compile(  # a program's plain name, and none of the words that the shell itself knows
+    r"\s*(?!(?:case|cd|command|echo|eval|exec|export|for|if|printf|read|set|test|trap|umask|unset|until|while)\s)"
+    r"([A-Za-z][\w.+-]*)(?=\s|$)"
+)
+
+
+class Command:
+    """Runs `agent_command` through the shell, in a clean checkout of the parent commit.
+
+    The prompt is on stdin and in the file named by `AUTORESEARCH_PROMPT`, outside the checkout. `AUTORESEARCH_LANE`,
+    `AUTORESEARCH_EXPERIMENT` and, where a model was asked for, `AUTORESEARCH_MODEL` are set as well. HOME stays the
+    user's own, so that a login works. `CUDA_VISIBLE_DEVICES` is empty, because the GPU is measuring another candidate
+    meanwhile. The wall clock is `agent_minutes`; after it, and after a normal exit, no process of the agent lives on.
+    """
+
+    def __init__(self, setup: AgentSetup) -> None:
+        self.setup = setup
+
+    @classmethod
+    def check(cls, options: Options, environ: Mapping[str, str]) -> None:
+        """Raise `AgentError` if there is no command, or if its first word is a program that is not on PATH."""
+        if not options.agent_command or not options.agent_command.strip():
+            raise AgentError("the agent `command` has no command", "give it one with --agent-command 'SHELL COMMAND'")
+        word = _PROGRAM.match(options.agent_command)
+        if word:
+            installed(word[1], environ, "install it, or give its full path in --agent-command")
+
+    def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
+        """Run the agent once. Its timeout, its exit status and its own report of a failure go to `Proposal.error`."""
+        folder = self.setup.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        prompt, answer = folder / "prompt.md", folder / "answer.txt"
+        prompt.write_text(brief.prompt, encoding="utf-8")
+        answer.unlink(missing_ok=True)
+        minutes = self.setup.options.agent_minutes
+        exit = process.run(
+            self.start(),
+            cwd=checkout,
+            environ=self.environ() | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id},
+            log=log,
+            timeout_seconds=minutes * 60,
+            stdout=answer,
+            stdin=brief.prompt.encode(),
+            cap_bytes=_TRANSCRIPT_BYTES,
+            cancel=cancel,
+        )
+        text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
+        said = self.read(text)
+        error = said.error
+        if exit.why == "timeout":
+            error = f"the agent was stopped after {minutes:g} minutes"
+        elif exit.why == "cancelled":
+            error = "the agent was cancelled"
+        elif exit.why == "lost":
+            error = "the agent's guardian vanished"
+        elif exit.code != 0 and error is None:
+            error = f"the agent exited with status {exit.code}: {one_line(process.tail(log, lines=5), 500)}"
+        return replace(said, usage=replace(said.usage, seconds=exit.wall_seconds), error=error)
+
+    def start(self) -> str | Sequence[str]:
+        """What is run: a string for the shell, or a program and its arguments. A preset says its own."""
+        return self.setup.options.agent_command or ""
+
+    def environ(self) -> dict[str, str]:
+        """The whole environment of the agent. A preset adds to it."""
+        added = {"AUTORESEARCH_LANE": self.setup.lane, "CUDA_VISIBLE_DEVICES": ""}
+        if self.setup.options.model:
+            added["AUTORESEARCH_MODEL"] = self.setup.options.model
+        return dict(self.setup.environ) | added
+
+    def read(self, stdout: str) -> Proposal:
+        """What the agent said of itself on stdout: the idea and, where a preset knows how, tokens, dollars, errors."""
+        return Proposal(idea_in(stdout))
+
+
+def idea_in(text: str) -> str:
+    """The last line `idea: ...` of what an agent said; without one, its last line that is not empty."""
+    lines = [each for each in map(one_line, text.splitlines()) if each]
+    for line in reversed(lines):
+        mark, colon, idea = line.lstrip("*_`#>- ").partition(":")
+        if colon and mark.strip("*_` ").lower() == "idea" and idea.strip("*_` "):
+            return idea.strip("*_` ")
+    return lines[-1] if lines else "an edit without a description"
+
+
+def installed(program: str, environ: Mapping[str, str], hint: str) -> None:
+    """Raise `AgentError` with `hint` unless `program` is found on the PATH of `environ`."""
+    if shutil.which(program, path=environ.get("PATH", "")) is None:
+        raise AgentError(f"{shlex.quote(program)} is not on PATH", hint)

@@ -1,0 +1,95 @@
+"""Where a run lies on the disk, and whether its driver lives.
+
+A run is the folder `.autoresearch/<tag>` beside its program.md. Everything that is read here is read without writing,
+so it works while the run goes on, from another terminal, and after the cluster is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_ray import ledger
+from autoresearch_ray.board import Board, replay
+from autoresearch_ray.errors import LedgerError, SetupError
+from autoresearch_ray.model import Experiment
+
+LEDGER = "ledger.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The process that runs, or ran, the experiments; `pid` and `host` are None where it left no note of itself."""
+
+    alive: bool
+    pid: int | None = None
+    host: str | None = None
+
+
+def find(tag: str | None = None, start: Path | None = None) -> Path:
+    """The run `tag`, or the one written to last, below the nearest `.autoresearch` at or above `start` (default: here).
+
+    `start` may also be the run's own folder. Raises `SetupError`.
+    """
+    start = Path.cwd() if start is None else start.absolute()
+    if (start / LEDGER).is_file():
+        return start
+    for folder in (start, *start.parents):
+        runs = [each.parent for each in folder.glob(f".autoresearch/*/{LEDGER}")]
+        if not runs:
+            continue
+        if tag is None:
+            return max(runs, key=lambda run: ((run / LEDGER).stat().st_mtime, run.name))
+        named = [run for run in runs if run.name == tag]
+        if not named:
+            known = ", ".join(sorted(run.name for run in runs))
+            raise SetupError(f"there is no run {tag!r} in {folder / '.autoresearch'}", f"known: {known}")
+        return named[0]
+    raise SetupError(
+        f"there is no run at or above {start}", "go to the folder of program.md, or name it with --folder PATH"
+    )
+
+
+def driver(folder: Path) -> Driver:
+    """Alive while it holds its lock: the kernel lets go of that even after a SIGKILL."""
+    try:
+        note = json.loads((folder / "driver.json").read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):  # not begun, or just being written
+        note = {}
+    return Driver(_locked(folder / "driver.lock"), note.get("pid"), note.get("host"))
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def load(folder: Path) -> Board:
+    """The board of the run in `folder`. Raises `LedgerError`."""
+    return opened(folder, ledger.Tail(folder / LEDGER))
+
+
+def opened(folder: Path, tail: ledger.Tail) -> Board:
+    """The board after all that `tail` has to read so far."""
+    gc.disable()  # nothing that is made here is garbage, and looking for some takes a tenth of the time
+    try:
+        return replay(tail.read())
+    except ValueError as error:
+        raise LedgerError(f"{folder / LEDGER}: {error}", "is the run just starting? ask again in a moment") from error
+    finally:
+        gc.enable()
+
+
+def logs(folder: Path, experiment: Experiment) -> tuple[Path, Path]:
+    """The logs of the experiment's first evaluation and of the agent that proposed it; either may be missing."""
+    lane, _, number = experiment.id.rpartition("-")
+    return folder / "logs" / lane / f"{number}.log", folder / "logs" / lane / f"{number}.agent.log"

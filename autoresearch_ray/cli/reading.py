@@ -1,0 +1,347 @@
+"""The verbs that read: status, log, best, diff, show, export, report, watch.
+
+They only fold the ledger, so they work while the run goes on, from another terminal, and after the cluster is gone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoresearch_ray.cli.output import coloured, columns, print_json, printable, reading
+from autoresearch_ray.errors import SetupError
+
+if TYPE_CHECKING:
+    from autoresearch_ray.board import Board
+    from autoresearch_ray.model import Experiment
+
+STATUSES = ("pending", "keep", "discard", "crash", "lost")
+LOG_LINES = 50  # of an experiment's log in `show`
+NOT_YET = "nothing has been measured yet"
+
+
+@click.command()
+@reading()
+def status(tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """How the run stands: best, counts, pace, time left, and what each lane does.
+
+    \b
+    Example:
+        autoresearch-ray status
+        autoresearch-ray status --json | jq .best.metric
+    """
+    from autoresearch_ray.cli import status as words
+    from autoresearch_ray.cli.folder import driver, find, load
+
+    run = find(tag, folder)
+    board, alive = load(run), driver(run)
+    if as_json:
+        print_json(words.status(board, alive, time.time()))
+    else:
+        click.echo(words.status_text(board, alive, time.time()))
+
+
+@click.command()
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last so many.")
+@click.option("--status", "wanted", type=click.Choice(STATUSES), help="Only these.")
+@click.option("--lane", help="Only this lane's.")
+@reading()
+def log(
+    last: int | None, wanted: str | None, lane: str | None, tag: str | None, folder: Path | None, as_json: bool
+) -> None:
+    """Every experiment in the order of their numbers, one line each; with --json one object per line.
+
+    \b
+    Example:
+        autoresearch-ray log -n 20
+        autoresearch-ray log --status keep --json | jq -r .description
+    """
+    from autoresearch_ray.results import described, line, number, record
+
+    _, board = _load(tag, folder)
+    chosen = [
+        each
+        for each in board.experiments
+        if (wanted is None or each.status == wanted) and (lane is None or each.lane == lane)
+    ]
+    chosen = chosen[-last:] if last else chosen
+    if as_json:
+        for each in chosen:
+            print_json(record(each))
+        return
+    rows = [
+        (
+            f"#{each.number}",
+            str(each.status),
+            each.lane,
+            number(each.value),
+            "" if each.gain is None else f"{each.gain:+.3g}",
+            described(each, 60),
+            line(each.reason, 80),
+        )
+        for each in chosen
+    ]
+    for each, text in zip(chosen, columns(rows, right=(0, 3, 4)) if rows else (), strict=True):
+        click.echo(coloured(text, each.status))
+
+
+@click.command()
+@reading()
+def best(tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """The best that was confirmed, how sure it is, and the command that merges it.
+
+    \b
+    Example:
+        autoresearch-ray best
+        git merge $(autoresearch-ray best --json | jq -r .branch)
+    """
+    from autoresearch_ray.cli.status import scored_text
+    from autoresearch_ray.results import improvement, record, spread
+
+    _, board = _load(tag, folder)
+    found = board.best
+    branch = f"autoresearch/{board.opened.tag}" if board.published else None
+    if as_json:
+        error = spread(board, found) if found else None
+        facts = record(found) | {"standard_error": error, "branch": branch} if found else {}
+        print_json(facts | {"improvement": improvement(board)} if found else None)
+        return
+    if found is None:
+        click.echo(NOT_YET, err=True)
+        return
+    metric = board.program.eval.metric
+    click.echo(f"{metric.name} ({metric.direction} is better): {scored_text(board, found)}")
+    click.echo(f"{improvement(board) or 'no change'}, against the baseline: {scored_text(board, board.baseline)}")
+    click.echo(f"commit {found.commit}")
+    click.echo(f"git merge {branch}" if branch else "nothing better than the baseline was confirmed so far")
+
+
+@click.command()
+@click.argument("old", metavar="[A]", default="baseline")
+@click.argument("new", metavar="[B]", default="best")
+@reading(document=True)
+def diff(old: str, new: str, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """The patch from A to B; default: from the baseline to the best.
+
+    A and B are numbers or ids of experiments, commits, lanes, or the words baseline and best.
+
+    \b
+    Example:
+        autoresearch-ray diff
+        autoresearch-ray diff 12 41 | git apply
+    """
+    run, board = _load(tag, folder)
+    first, second = _commit(board, old), _commit(board, new)
+    patch = _hub(run).diff(first, second)
+    if as_json:
+        print_json({"old": first, "new": second, "diff": patch})
+    else:
+        click.echo(patch, nl=False)
+
+
+@click.command()
+@click.argument("experiment")
+@reading()
+def show(experiment: str, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """Everything about one experiment: its facts, its patch, and the tail of its log.
+
+    EXPERIMENT is a number, an id, or a commit.
+
+    \b
+    Example:
+        autoresearch-ray show 41
+        autoresearch-ray show 41 --json | jq -r .log
+    """
+    from autoresearch_ray.cli.folder import logs
+    from autoresearch_ray.process import tail
+
+    run, board = _load(tag, folder)
+    found = _experiment(board, experiment)
+    log_file, agent_log = logs(run, found)
+    log_tail = tail(log_file, LOG_LINES) if log_file.is_file() else ""
+    patch = _hub(run).show(found.commit) if found.commit and found.kind != "baseline" else ""
+    facts = _facts(found) | {
+        "log": str(log_file) if log_file.is_file() else None,
+        "agent_log": str(agent_log) if agent_log.is_file() else None,
+    }
+    if as_json:
+        print_json(facts | {"patch": patch, "log_tail": log_tail})
+        return
+    for text in columns([(key, printable(_plain(value))) for key, value in facts.items() if value not in (None, "")]):
+        click.echo(text)
+    failure_tail = found.failure.tail if found.failure and not log_tail else ""
+    for title, text in (("patch", patch), ("log", log_tail), ("failure", failure_tail)):
+        if text:
+            click.echo(f"\n--- {title}\n{printable(text).rstrip()}")
+
+
+def _facts(experiment: Experiment) -> dict[str, Any]:
+    from autoresearch_ray.results import record
+
+    failure = experiment.failure
+    return record(experiment) | {
+        "failure": {"kind": str(failure.kind), "message": failure.message} if failure else None,
+        "lines": experiment.lines,
+        "params": dict(experiment.params),
+        "usage": asdict(experiment.usage),
+        "resources": asdict(experiment.resources),
+    }
+
+
+def _plain(value: Any) -> str:
+    """A fact on one line; of a group of facts those that are known."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items() if each not in (None, "", ()))
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
+
+
+@click.command()
+@click.option("--format", "kind", type=click.Choice(("tsv", "jsonl", "csv")), help="Default: tsv.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout.")
+@reading(document=True)
+def export(kind: str | None, output: Path | None, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """All results as results.tsv (five columns), results.jsonl or CSV. --json means --format jsonl.
+
+    \b
+    Example:
+        autoresearch-ray export > results.tsv
+        autoresearch-ray export --format csv -o results.csv
+    """
+    from autoresearch_ray import results
+
+    _, board = _load(tag, folder)
+    kind = kind or ("jsonl" if as_json else "tsv")
+    text = {"tsv": results.tsv, "jsonl": results.jsonl, "csv": results.csv}[kind](board)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout.")
+@reading(document=True)
+def report(output: Path | None, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """The morning report in Markdown; with -o also the progress picture, progress.png, beside it.
+
+    \b
+    Example:
+        autoresearch-ray report | less
+        autoresearch-ray report -o report.md
+    """
+    from autoresearch_ray import report as reports
+
+    run, board = _load(tag, folder)
+    picture = _picture(board, output.with_name("progress.png")) if output else None
+    patch = ""
+    if board.published:
+        patch = _hub(run).diff(board.opened.base, board.published[-1].commit)
+    text = reports.markdown(board, patch, picture.name if picture else None)
+    if output:
+        _write(output, text)
+    if as_json:
+        files = {"report": str(output) if output else None, "picture": str(picture) if picture else None}
+        print_json(files | {"markdown": text})
+    elif not output:
+        click.echo(text, nl=False)
+
+
+def _picture(board: Board, path: Path) -> Path | None:
+    """Draw the picture; a report without one is better than none, so a missing matplotlib is only talked about."""
+    from autoresearch_ray.report import picture
+
+    try:
+        picture(board, path)
+    except SetupError as error:
+        click.echo(f"no picture: {error}", err=True)
+        return None
+    click.echo(f"wrote {path}", err=True)
+    return path
+
+
+@click.command()
+@click.option("-i", "--interval", type=click.FloatRange(min=0.1), default=2.0, help="Seconds between looks.")
+@reading()
+def watch(interval: float, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """Follow the run until its driver ends; the exit status is 1 if it ended without having closed the run.
+
+    A live leaderboard on a terminal; elsewhere one line per verdict from now on, with --json one object per verdict.
+
+    \b
+    Example:
+        autoresearch-ray watch
+        autoresearch-ray watch --json | jq -r 'select(.status == "keep") | .description'
+    """
+    from autoresearch_ray.cli.folder import LEDGER, driver, find, opened
+    from autoresearch_ray.cli.live import view
+    from autoresearch_ray.ledger import Tail
+    from autoresearch_ray.results import summary
+
+    run = find(tag, folder)
+    tail = Tail(run / LEDGER)
+    board = opened(run, tail)
+    with view(as_json=as_json) as screen:
+        alive = True
+        while alive:
+            screen.show(board)
+            alive = driver(run).alive  # looked at before the last read, so that its last words are read
+            if alive:
+                time.sleep(interval)
+            for event in (event for events in tail.read() for event in events):
+                board.apply(event)
+        screen.show(board)
+    if not as_json:
+        click.echo(summary(board))
+    if not board.closed:
+        click.echo("the driver is not running; the command that started it takes the run up again", err=True)
+        sys.exit(1)
+
+
+# --- What the verbs share --------------------------------------------------------------------------------------------
+
+
+def _load(tag: str | None, folder: Path | None) -> tuple[Path, Board]:
+    from autoresearch_ray.cli.folder import find, load
+
+    run = find(tag, folder)
+    return run, load(run)
+
+
+def _hub(run: Path) -> Any:
+    from autoresearch_ray.repo import Hub
+
+    return Hub.open(run / "hub.git")
+
+
+def _experiment(board: Board, name: str) -> Experiment:
+    found = {"baseline": board.experiments[0], "best": board.best}.get(name) or board.find(name)
+    if found is None:
+        last = len(board.experiments) - 1
+        raise SetupError(f"there is no experiment {name!r}", f"give a number from 0 to {last}, an id, or a commit")
+    return found
+
+
+def _commit(board: Board, name: str) -> str:
+    if name in board.lanes:
+        return board.lanes[name].head
+    if name == "best" and board.best is None:
+        return board.opened.base
+    experiment = _experiment(board, name)
+    if experiment.commit is None:
+        raise SetupError(f"#{experiment.number} has no commit: {experiment.reason}", "pick another experiment")
+    return experiment.commit
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise SetupError(
+            f"cannot write {path}: {error.strerror}", "name a file in a folder that can be written"
+        ) from error
+    click.echo(f"wrote {path}", err=True)

@@ -1,0 +1,103 @@
+"""The verbs that start and end a run."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from autoresearch_ray.cli import live
+from autoresearch_ray.cli.folder import driver, find
+from autoresearch_ray.cli.output import reading
+from autoresearch_ray.errors import SetupError
+from autoresearch_ray.results import summary
+
+# The words of `model.Options`: a flag that is not given leaves the front matter as it is.
+_FLAGS: tuple[tuple[str, str, Any, str], ...] = (
+    ("--tag", "TAG", str, "Name of the run and of its branches, autoresearch/TAG-gpu0 and so on; default: the date."),
+    ("--agent", "NAME", str, "Who proposes: claude, codex, knobs, command, scripted, none, or package.module:Class."),
+    ("--agent-command", "SHELL", str, "The shell command of `--agent command`."),
+    ("--agent-minutes", "N", float, "Longest time for one proposal."),
+    ("--model", "NAME", str, "The model that the agent is to use."),
+    ("--workers", "N", str, "Workers, one per GPU slot; `auto` takes every GPU there is."),
+    ("--gpus-per-worker", "N", float, "GPUs of one worker: a share such as 0.5, several, or 0 for the CPU."),
+    ("--lanes", "N", str, "Branches that take turns on one worker; `auto` keeps its GPU busy."),
+    ("--monitor", "NAME", str, "What reads the device: auto, nvml, cpu or none."),
+    ("--policy", "NAME", str, "What is kept: confirm or greedy."),
+    ("--every", "N", int, "Verdicts of a lane between two moves onto the best."),
+    ("--experiments", "N", int, "Stop after so many experiments."),
+    ("--hours", "N", float, "Stop after so many hours."),
+    ("--cost-usd", "N", float, "Stop when agents have reported so many dollars."),
+    ("--target", "VALUE", float, "Stop when the best reaches this value of the metric."),
+    ("--plateau", "N", int, "Stop after so many experiments without a new best."),
+    ("--address", "ADDRESS", str, "A Ray cluster, host:6379 or auto; default: this machine, or $RAY_ADDRESS."),
+    ("--backend", "ray|local", click.Choice(["ray", "local"]), "Ray, or threads of this process."),
+)
+
+
+def _options(function: Any) -> Any:
+    for name, metavar, kind, text in reversed(_FLAGS):
+        function = click.option(name, metavar=metavar, type=kind, help=text)(function)
+    return function
+
+
+@click.command(epilog="Example: autoresearch-ray run program.md --agent claude --hours 8")
+@click.argument("program", type=click.Path(path_type=Path), default=Path("program.md"))
+@_options
+@click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
+def run(program: Path, **flags: Any) -> None:
+    """Run PROGRAM (default: program.md here). Running a tag again takes the run up where it ended.
+
+    Ctrl-C once finishes what is being measured and stops; twice stops at once. Either way nothing that was measured is
+    lost, and the same command goes on.
+    """
+    from autoresearch_ray.session import research  # git and pydantic: not for --help
+
+    given = {name: _number(value) for name, value in flags.items() if value is not None}
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupt)
+    with research(program, **given) as session:
+        again = "goes on" if session.resumed else "begins"
+        click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
+        try:
+            with live.view() as view:
+                view.show(session.board)
+                while session.advance():
+                    view.show(session.board)
+                view.show(session.board)
+        except KeyboardInterrupt:
+            click.echo("finishing what is being measured; Ctrl-C once more ends that too", err=True)
+            raise
+        finally:
+            board, folder = session.board, session.folder
+    click.echo(summary(board))
+    if board.best and board.best.number:
+        click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
+    for branch in session.unpublished:
+        click.echo(f"{branch} is checked out somewhere and was left as it is", err=True)
+    click.echo(f"report: {folder / 'report.md'}", err=True)
+
+
+def _number(value: Any) -> Any:
+    """`auto` or a count, as the front matter would have it."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@click.command(epilog="Example: autoresearch-ray stop --tag nov20")
+@click.option("--now", is_flag=True, help="End the measurements that run, too.")
+@reading(document=True)
+def stop(now: bool, tag: str | None, folder: Path | None, as_json: bool) -> None:
+    """Ask a run to stop, from another terminal: it finishes what is being measured, and can be taken up again."""
+    found = find(tag, folder)
+    who = driver(found)
+    if not who.alive:
+        raise SetupError(f"the run {found.name!r} is not running", "`autoresearch-ray status` shows how it ended")
+    (found / "stop").write_text("now\n" if now else "drain\n")
+    click.echo(f"asked process {who.pid} on {who.host} to stop {found.name}", err=True)

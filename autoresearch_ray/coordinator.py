@@ -1,0 +1,182 @@
+"""The one desk: joins the board, the ledger, the hub and the clock.
+
+A hand-in is handled in this order, and each step may be repeated after a crash without harm: commits into the hub, logs
+into their files, the decision, the ledger (on the disk), the board, the branches, the reply. So every commit that the
+ledger names is in the hub, and an order never leaves before the verdict it follows from is safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from autoresearch_ray import board as boards
+from autoresearch_ray import brief, ledger, orders
+from autoresearch_ray.errors import LedgerError
+from autoresearch_ray.model import (
+    Attempt,
+    Brief,
+    Event,
+    Experiment,
+    Moved,
+    Order,
+    Past,
+    Propose,
+    Published,
+    Remeasure,
+    Replay,
+    Seat,
+)
+from autoresearch_ray.ports import Policy, Reply, Welcome, named
+from autoresearch_ray.repo import Hub
+
+_RECENT = 300  # experiments that a brief may draw on: it stays as long after ten thousand
+_PATIENCE_SECONDS = 20.0  # a dead driver's coordinator was seen to hold on for some seconds
+_KNOWN = 64  # commits that a lane is remembered to have
+
+
+class Coordinator:
+    """A `Desk`. Safe to be called from many threads."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """Take up the run in `folder`, whose ledger has been opened. Raises `LedgerError` if another one has it."""
+        self.folder = folder
+        self._clock = clock
+        self._ledger = ledger.Ledger(folder / "ledger.jsonl", patience_seconds=_PATIENCE_SECONDS)
+        self._board = boards.replay(ledger.read(folder / "ledger.jsonl"))
+        self._hub = Hub.open(folder / "hub.git")
+        self._policy: Policy = named("policies", self._board.program.options.policy)()
+        self._lock = threading.Lock()
+        self._failed: LedgerError | None = None
+        self._known: dict[str, deque[str]] = {}
+        self._diff = lru_cache(maxsize=64)(self._hub.diff)
+        for name, lane in self._board.lanes.items():
+            self._hub.branch(self._branch(name), lane.head)
+        if self._board.published:
+            self._hub.branch(f"autoresearch/{self._board.opened.tag}", self._board.published[-1].commit)
+
+    # --- The desk ----------------------------------------------------------------------------------------------------
+
+    def welcome(self) -> Welcome:
+        opened = self._board.opened
+        name = hashlib.sha256(f"{opened.tag} {opened.base} {opened.at}".encode()).hexdigest()[:12]
+        program = self._board.program
+        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._hub.pack(opened.base))
+
+    def sit(self, seat: Seat) -> tuple[int, Reply]:
+        with self._lock:
+            self._known[seat.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
+            events, order = orders.sit(self._board, seat, self._clock(), self._policy)
+            self._record(events)
+            return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
+
+    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        if bundle and attempt.commit:
+            self._hub.unpack(bundle, f"refs/attempts/{attempt.lane}/{attempt.id.rpartition('-')[2]}", attempt.commit)
+        self._keep_logs(attempt.lane, logs)
+        with self._lock:
+            self._known[attempt.lane].extend(each for each in (attempt.parent, *attempt.line) if each)
+            events, order = orders.decide(self._board, attempt, self._clock(), self._policy)
+            self._record(events)
+            return self._reply(attempt.lane, order)
+
+    # --- For the driver ----------------------------------------------------------------------------------------------
+
+    def close(self, reason: str, hard: bool = False, failed: bool = False) -> None:
+        """No lane proposes any more; `hard` leaves undecided what would need more measurements."""
+        with self._lock:
+            self._record(orders.close(self._board, reason, self._clock(), hard=hard, failed=failed))
+
+    def leave(self) -> None:
+        """Let go of the ledger."""
+        with self._lock:
+            self._ledger.close()
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _record(self, events: Sequence[Event]) -> None:
+        """Ledger first, then the board, then the branches. A ledger that cannot be written ends the run for all."""
+        if self._failed is not None:
+            raise self._failed
+        if not events:
+            return
+        try:
+            self._ledger.append(events)
+        except LedgerError as error:
+            self._failed = error
+            raise
+        for event in events:
+            self._board.apply(event)
+        for event in events:
+            if isinstance(event, Moved):
+                self._hub.branch(self._branch(event.lane), event.head)
+            elif isinstance(event, Published):
+                self._hub.branch(f"autoresearch/{self._board.opened.tag}", event.commit)
+
+    def _branch(self, lane: str) -> str:
+        return f"autoresearch/{self._board.opened.tag}-{lane}"
+
+    def _keep_logs(self, lane: str, logs: Mapping[str, bytes]) -> None:
+        folder = self.folder / "logs" / lane
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in logs.items():
+                (folder / name).write_bytes(content)
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write {folder}: {error.strerror}", "make room, then run the same again"
+            ) from error
+
+    def _reply(self, lane: str, order: Order) -> Reply:
+        needed: tuple[str, ...] = ()
+        match order:
+            case Propose(parent=parent):
+                needed = (parent,)
+            case Remeasure(commit=commit):
+                needed = (commit,)
+            case Replay(parent=parent, commits=commits):
+                needed = (parent, commits[-1])
+        known = self._known[lane]
+        bundles = []
+        for commit in needed:
+            if commit not in known:
+                bundles.append(self._hub.pack(commit, list(known)))
+                known.append(commit)
+        told = self._brief(lane, order) if isinstance(order, Propose) else None
+        return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))
+
+    def _brief(self, lane: str, order: Propose) -> Brief:
+        board = self._board
+        recent = board.experiments[-_RECENT:]
+        leaders = [(name, at) for name in board.ranking() if (at := board.at(board.lanes[name].head))]
+        prompt = brief.compose(
+            program=board.program,
+            lane=lane,
+            id=order.id,
+            parent=board.at(order.parent),
+            baseline=board.baseline,
+            best=board.best,
+            leaders=leaders,
+            history=recent,
+            parent_diff=self._diff(board.opened.base, order.parent),
+            discards_in_a_row=board.lanes[lane].discards_in_a_row,
+            noise=board.noise,
+        )
+        return Brief(order.id, prompt, board.direction, tuple(_past(each) for each in recent), order.seed)
+
+
+def _past(experiment: Experiment) -> Past:
+    return Past(
+        experiment.number,
+        experiment.lane,
+        experiment.status,
+        experiment.value,
+        experiment.idea,
+        experiment.reason,
+        experiment.params,
+    )

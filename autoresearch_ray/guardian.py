@@ -1,0 +1,384 @@
+"""The guardian: a small process that stands between a worker and one command, and leaves nothing of it behind.
+
+It runs as `python -I -S` and imports only what it needs of the standard library, because one starts for every command
+(`typing` alone would cost 5 ms, `pathlib` 6). `process.run` starts it, and shares its search for processes. It
+
+- forks away from the worker, because Ray kills the direct children of a worker that it ends;
+- becomes a child subreaper, so that what the command detaches stays below it;
+- holds one end of a socket whose other end the worker alone holds: end of file means that the worker is dead;
+- keeps the deadline and writes the log, so that both hold even while the worker is frozen;
+- kills all descendants until none is left, then everything whose environment carries the tag of this run.
+"""
+
+# ruff: noqa: PTH108, PTH123, PTH208, SIM105
+
+from __future__ import annotations
+
+import ctypes
+import marshal
+import os
+import resource
+import select
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+PIECE = 64 << 10
+KILL_SECONDS = 10.0
+PR_SET_CHILD_SUBREAPER = 36
+
+# --- Frames on the socket: a length, then `marshal`; both ends are the same interpreter, and json would cost 7 ms -----
+
+
+def frame(value: Any) -> bytes:
+    data = marshal.dumps(value)
+    return len(data).to_bytes(8, "big") + data
+
+
+def unframe(buffer: bytearray) -> Any:
+    """Take the first frame out of `buffer` and return its value, or None while it is not whole."""
+    size = 8 + int.from_bytes(buffer[:8], "big")
+    if len(buffer) < max(size, 9):
+        return None
+    value = marshal.loads(buffer[8:size])
+    del buffer[:size]
+    return value
+
+
+# --- Finding and killing ---------------------------------------------------------------------------------------------
+
+
+def pids() -> list[int]:
+    """Every process, the newest first: whatever forks ahead of us is met before it forks again."""
+    return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
+
+
+def read(path: str) -> bytes:
+    """The bytes of a file in /proc, empty when the process is gone or is not ours to read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def descendants(roots: Iterable[int]) -> set[int]:
+    """The processes below `roots`, without `roots` and without zombies."""
+    children: dict[int, list[int]] = {}
+    zombies = set()
+    for pid in pids():
+        fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        if fields:
+            children.setdefault(int(fields[1]), []).append(pid)
+            if fields[0] in b"ZX":
+                zombies.add(pid)
+    found: set[int] = set()
+    queue = list(roots)
+    while queue:
+        below = children.get(queue.pop(), [])
+        queue += below
+        found.update(below)
+    return found - zombies
+
+
+def carrying(variable: str, value: str) -> set[int]:
+    """The processes, other than this one, that were started with `variable=value` in their environment."""
+    entry = f"\0{variable}={value}\0".encode()
+    return {pid for pid in pids() if entry in b"\0" + read(f"/proc/{pid}/environ") + b"\0"} - {os.getpid()}
+
+
+def kill(doomed: Iterable[int], number: int) -> None:
+    for pid in sorted(doomed, reverse=True):
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue  # gone, or no longer ours: the next search tells which
+
+
+def end(find: Callable[[], set[int]]) -> tuple[set[int], set[int]]:
+    """SIGKILL what `find` finds until it finds nothing, for ten seconds at most. Returns the killed and the left."""
+    killed: set[int] = set()
+    deadline = time.monotonic() + KILL_SECONDS
+    while doomed := find():
+        kill(doomed, signal.SIGKILL)
+        killed |= doomed
+        if time.monotonic() > deadline:
+            return killed, doomed
+        time.sleep(0.002)
+    return killed, set()
+
+
+# --- The log ---------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """Keeps the first and the last half of `cap` bytes in `file`, because the metric is at the end.
+
+    The last half goes round a ring in an unnamed file next to `path`, which `close` appends. A disk that is full stops
+    the writing and not the command: `error` says so.
+    """
+
+    def __init__(self, file: int, path: str, cap: int) -> None:
+        self.file = file
+        self.path = path
+        self.half = max(cap // 2, 1)
+        self.size = 0  # of everything that came
+        self.ring = -1
+        self.error = ""
+
+    def write(self, data: bytes) -> None:
+        start = self.size
+        self.size += len(data)
+        if self.error:
+            return
+        try:
+            head = max(self.half - start, 0)
+            write_all(self.file, data[:head])
+            if len(data) > head:
+                self._turn(memoryview(data)[head:], start + min(head, len(data)) - self.half)
+        except OSError as error:
+            self.error = f"cannot write {self.path}: {error.strerror}"
+
+    def _turn(self, data: memoryview, offset: int) -> None:
+        if self.ring < 0:
+            self.ring = os.open(f"{self.path}.tail", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.unlink(f"{self.path}.tail")
+        while data:
+            at = offset % self.half
+            written = os.pwrite(self.ring, data[: self.half - at], at)
+            data = data[written:]
+            offset += written
+
+    def close(self) -> None:
+        """Append the last half, after a line that says how much is missing."""
+        if self.ring < 0 or self.error:
+            return
+        try:
+            kept = self.size - self.half
+            dropped = max(kept - self.half, 0)
+            if dropped:
+                write_all(self.file, b"\n[... %d bytes dropped ...]\n" % dropped)
+            at = kept % self.half if dropped else 0
+            for start, stop in ((at, min(kept, self.half)), (0, at)):
+                while start < stop and (data := os.pread(self.ring, min(PIECE, stop - start), start)):
+                    write_all(self.file, data)
+                    start += len(data)
+        except OSError as error:
+            self.error = f"cannot write {self.path}: {error.strerror}"
+
+
+def write_all(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+# --- One command -----------------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """Runs one command to its end. `order` is what `process.run` asks for; `control` is the socket to the worker."""
+
+    def __init__(self, control: int, order: dict[str, Any]) -> None:
+        self.control = control
+        self.tag: str = order["tag"]
+        self.grace: float = order["grace"]
+        self.why = "exit"
+        self.code: int | None = None
+        self.wall_seconds: float | None = None
+        self.logs = [Log(2, order["log"], order["cap"])]
+        if order["stdout"]:
+            self.logs.append(Log(1, order["stdout"], order["cap"]))
+        self.pipes: dict[int, list[Log]] = {}  # where the bytes of each pipe go
+        self.signals = listen()
+        self.kills_before = oom_kills()
+        self.started = time.monotonic()
+        self.limit = self.started + order["timeout"]
+        self.pid = self.spawn(order)
+
+    def spawn(self, order: dict[str, Any]) -> int:
+        """Start the command on one pipe, or on two if its standard output is wanted apart."""
+        read_end, error = os.pipe()
+        self.pipes[read_end] = self.logs[:1]
+        output = error
+        if order["stdout"]:
+            read_end, output = os.pipe()
+            self.pipes[read_end] = self.logs
+        pid = os.fork()
+        if pid == 0:
+            become(order, output, error)
+        for each in {output, error}:
+            os.close(each)
+        return pid
+
+    def run(self) -> None:
+        """Return once the command has exited, or once it was told to stop and has had its grace."""
+        poll = select.poll()
+        for each in (self.control, self.signals, *self.pipes):
+            poll.register(each, select.POLLIN)
+        while self.reap() and (self.code is None or self.why != "exit"):
+            left = self.limit - time.monotonic()
+            if left <= 0 and self.why != "exit":
+                return
+            if left <= 0:
+                self.stop("timeout")
+                continue
+            for each, _ in poll.poll(min(left, 3600) * 1000 + 1):
+                if each == self.control:  # end of file or a byte: the worker is dead or has had enough
+                    poll.unregister(each)
+                    self.stop("cancelled")
+                elif each == self.signals:
+                    if set(os.read(each, PIECE)) != {signal.SIGCHLD}:
+                        self.stop("cancelled")
+                elif not self.pump(each):
+                    poll.unregister(each)
+
+    def stop(self, why: str) -> None:
+        """Ask everything to end, once."""
+        if self.why == "exit":
+            self.why = why
+            self.limit = time.monotonic() + self.grace
+            kill(descendants([os.getpid()]), signal.SIGTERM)
+
+    def reap(self) -> bool:
+        """Collect the dead. Whether any child is left."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                if pid == self.pid:
+                    self.code = os.waitstatus_to_exitcode(status)
+                    self.wall_seconds = time.monotonic() - self.started
+        except ChildProcessError:
+            return False
+
+    def pump(self, pipe: int) -> bool:
+        """Move one piece from `pipe` into its logs. False at its end, or when it is empty and does not block."""
+        try:
+            data = os.read(pipe, PIECE)
+        except BlockingIOError:
+            return False
+        for log in self.pipes[pipe]:
+            log.write(data)
+        return bool(data)
+
+    def remaining(self) -> set[int]:
+        below = descendants([os.getpid()]) if self.reap() else set()
+        return below | carrying("AUTORESEARCH_RUN", self.tag)
+
+    def finish(self) -> dict[str, Any]:
+        """Kill what is left, close the logs, and return the fields of `process.Exit`."""
+        _, survivors = end(self.remaining)
+        for pipe in self.pipes:
+            os.set_blocking(pipe, False)
+            while self.pump(pipe):
+                pass
+        for log in self.logs:
+            log.close()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "why": self.why,
+            "code": self.code,
+            "wall_seconds": time.monotonic() - self.started if self.wall_seconds is None else self.wall_seconds,
+            "cpu_seconds": used.ru_utime + used.ru_stime,
+            "peak_mb": used.ru_maxrss / 1024,
+            "oom_killed": self.why == "exit" and oom_killed(self.code, self.kills_before),
+            "log_bytes": self.logs[0].size,
+            "log_error": "; ".join(log.error for log in self.logs if log.error),
+            "survivors": len(survivors),
+        }
+
+
+def listen() -> int:
+    """A descriptor that becomes readable when a child dies or when somebody asks the guardian to end."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return read_end
+
+
+def become(order: dict[str, Any], output: int, error: int) -> None:
+    """Turn this process, fresh from the fork, into the command. Does not return."""
+    try:
+        os.setsid()
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(output, 1)
+        os.dup2(error, 2)
+        os.chdir(order["cwd"])
+        os.execvpe(order["argv"][0], order["argv"], order["environ"])
+    except (OSError, ValueError) as problem:
+        os.write(2, f"autoresearch: cannot run {os.fsdecode(order['argv'][0])!r}: {problem}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def steady() -> None:
+    """Undo what Ray does to its workers (niceness 15, first to be killed when memory ends), as far as we may."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except PermissionError:
+        pass
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
+    except OSError:
+        pass
+
+
+def oom_kills() -> tuple[int, int]:
+    """How often the kernel has killed for memory: in our cgroup (version 2), and on the whole machine."""
+    group = next((line[3:] for line in read("/proc/self/cgroup").splitlines() if line.startswith(b"0::")), b"/")
+    return (
+        counter(read(f"/sys/fs/cgroup{os.fsdecode(group).rstrip('/')}/memory.events")),
+        counter(read("/proc/vmstat")),
+    )
+
+
+def counter(text: bytes) -> int:
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(b"oom_kill ")), 0)
+
+
+def oom_killed(code: int | None, before: tuple[int, int]) -> bool:
+    group, machine = oom_kills()
+    return (code != 0 and group > before[0]) or (
+        code in (-signal.SIGKILL, 128 + signal.SIGKILL) and machine > before[1]
+    )
+
+
+def say(control: int, value: Any) -> None:
+    try:
+        os.write(control, frame(value))
+    except BrokenPipeError:
+        pass  # the worker is dead, which `Guard.run` reads as end of file
+
+
+def main(control: int) -> None:
+    if os.fork():
+        os._exit(0)  # from here on the worker has no direct child that Ray could kill
+    os.set_inheritable(control, False)
+    buffer = bytearray()
+    while (order := unframe(buffer)) is None:
+        piece = os.read(control, PIECE)
+        if not piece:
+            return  # the worker died before it said what to run
+        buffer += piece
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become a child subreaper")
+    steady()
+    guard = Guard(control, order)
+    try:
+        say(control, guard.pid)
+        guard.run()
+    finally:
+        report = guard.finish()
+    say(control, report)

@@ -1,0 +1,175 @@
+"""Git: the user's repository, the hub that holds every commit of a run, and the store that a worker works from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_ray.bare import LONG_SECONDS, UPLOAD_PACK, Bare, git, parse_tree, run
+from autoresearch_ray.errors import RepoError
+from autoresearch_ray.model import Scope
+from autoresearch_ray.store import Candidate, Store
+from autoresearch_ray.tree import SUBMODULE, litter
+
+__all__ = ["Candidate", "Hub", "Origin", "Store"]
+
+_FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-prune")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The user's repository: read, and given our branches; nothing else of it is ever touched.
+
+    `prefix` is the folder of program.md below `top`, with forward slashes, "" at the top; `head` is the commit of HEAD.
+    """
+
+    top: Path
+    prefix: str
+    head: str
+
+    @classmethod
+    def find(cls, folder: Path) -> Origin:
+        """The repository that `folder` is in. Raises `RepoError` when experiments cannot start from its HEAD."""
+        folder = folder.resolve()
+        bare = run("rev-parse", "--is-bare-repository", folder=folder)
+        if bare.code != 0:
+            hint = "put the project under git: git init && git add . && git commit -m start"
+            raise RepoError(f"{folder} is not in a git repository", hint)
+        if bare.out.strip() == b"true":
+            raise RepoError(f"{folder} is in a bare repository", "run in a clone of it, with files")
+        place = run("rev-parse", "--show-toplevel", folder=folder)
+        if place.code != 0:
+            raise RepoError(f"{folder} is inside a .git folder", "run in the folder of program.md")
+        top = Path(os.fsdecode(place.out.removesuffix(b"\n")))
+        head = run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", folder=folder)
+        if head.code != 0:
+            raise RepoError(f"{top} has no commit yet", "git add the project's files and git commit")
+        prefix = folder.relative_to(top.resolve()).as_posix()
+        origin = cls(top, "" if prefix == "." else prefix, head.out.decode().strip())
+        if not origin.files(origin.head):
+            hint = "git add its files (not ignored ones) and git commit: experiments start from a commit"
+            raise RepoError(f"no file of {folder} is in the commit {origin.head[:10]}", hint)
+        if run("show-ref", "--verify", "--quiet", "refs/heads/autoresearch", folder=top).code == 0:
+            hint = "rename it: git branch -m autoresearch autoresearch-old"
+            raise RepoError("a branch named autoresearch stands in the way of branches below autoresearch/", hint)
+        return origin
+
+    def dirty(self, scope: Scope) -> list[str]:
+        """The files in scope, relative to `prefix`, with changes that are not committed; new files count."""
+        options = ("--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=all")
+        found = []
+        for line in git("status", *options, "--", self.prefix or ".", folder=self.top).split(b"\0")[:-1]:
+            path = os.fsdecode(line[3:])
+            inner = path.removeprefix(f"{self.prefix}/") if self.prefix else path
+            if scope.allows(inner) and not (line.startswith(b"??") and litter(path)):
+                found.append(inner)
+        return sorted(found)
+
+    def files(self, commit: str) -> list[str]:
+        """The files of `commit` below `prefix`, relative to it. Submodules are not followed."""
+        start = f"{self.prefix}/" if self.prefix else ""
+        entries = parse_tree(git("ls-tree", "-r", "-z", "--full-tree", commit, folder=self.top))
+        return sorted(
+            path.removeprefix(start)
+            for path, entry in entries.items()
+            if path.startswith(start) and entry.mode != SUBMODULE
+        )
+
+    def has_branches(self, tag: str) -> bool:
+        """Whether a run with this tag has published branches here."""
+        return bool(_ours(_refs(self.top), tag))
+
+    def publish(self, hub: Path, tag: str) -> list[str]:
+        """Bring the branches of `tag` up to date from the hub, and return those left alone: checked out somewhere."""
+        wanted = _ours(_refs(hub), tag)
+        taken = {name for name, checked_out in _refs(self.top).items() if checked_out}
+        refspecs = [f"+refs/heads/{name}:refs/heads/{name}" for name in wanted if name not in taken]
+        if refspecs:
+            git(*_FETCH, f"--upload-pack={UPLOAD_PACK}", str(hub.resolve()), *refspecs, folder=self.top, hint=_BY_HAND)
+        return [name for name in wanted if name in taken]
+
+
+class Hub(Bare):
+    """The bare repository of a run; every attempt stays reachable in it."""
+
+    @classmethod
+    def create(cls, folder: Path, origin: Origin, base: str) -> Hub:
+        """Make the hub from the history of `base`, copied, so that it outlives whatever happens to the user's clone."""
+        if folder.exists():
+            raise RepoError(f"{folder} is there already", "take the run up again, or choose another tag")
+        part = cls(folder.with_name(folder.name + ".part"))  # renamed when complete
+        if part.folder.exists():
+            shutil.rmtree(part.folder)
+        part._init(base, {"core.fsync": "all", "gc.auto": "0", "maintenance.auto": "false"})
+        part.git(
+            *_FETCH,
+            "--update-shallow",
+            f"--upload-pack={UPLOAD_PACK}",
+            str(origin.top.resolve()),
+            f"{base}:refs/base",
+            timeout_seconds=LONG_SECONDS,
+        )
+        part.folder.rename(folder)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Hub:
+        if not (folder / "objects").is_dir():
+            raise RepoError(f"{folder} is not the hub of a run", "look for .autoresearch/<tag>/hub.git")
+        return cls(folder.resolve())
+
+    def unlock(self) -> None:
+        """Remove the locks that a killed process left. Only for the one process that writes, before it starts."""
+        for lock in (self.folder / "refs").rglob("*.lock"):
+            lock.unlink()
+
+    def unpack(self, bundle: bytes, ref: str, commit: str) -> None:
+        """Take in a bundle (b"" is none) and set `ref` to `commit`; doing so twice changes nothing.
+
+        Raises `RepoError` when the bundle is damaged, builds on what is not here, or does not bring `commit`.
+        """
+        if bundle:
+            self.take(bundle)
+        if not self.has(commit):
+            raise RepoError(f"the commit {commit} did not arrive", "hand it in again with a larger bundle")
+        self.git("update-ref", ref, commit)
+
+    def branch(self, name: str, commit: str) -> None:
+        """Point the branch `name` at `commit`."""
+        self.git("update-ref", f"refs/heads/{name}", commit)
+
+    def branches(self) -> dict[str, str]:
+        """The commit of each branch by its name."""
+        listing = self.git("for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads").decode()
+        return dict(line.split(" ") for line in listing.splitlines())
+
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff between two commits."""
+        return self.git("diff", *_PLAIN, old, new).decode(errors="replace")
+
+    def stat(self, old: str, new: str) -> str:
+        """How many lines of which files differ between two commits."""
+        return self.git("diff", *_PLAIN, "--stat", old, new).decode(errors="replace")
+
+    def show(self, commit: str) -> str:
+        """The message and the diff of a commit."""
+        return self.git("show", *_PLAIN, commit).decode(errors="replace")
+
+
+_PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color")
+_BY_HAND = "the branches are in the hub: git fetch <hub> 'refs/heads/autoresearch/*:refs/heads/autoresearch/*'"
+
+
+def _refs(repository: Path) -> dict[str, bool]:
+    """The branches below autoresearch/, and whether each is checked out in some work tree."""
+    form = "--format=%(if)%(worktreepath)%(then)*%(else)-%(end)%(refname:lstrip=2)"
+    listing = git("for-each-ref", form, "refs/heads/autoresearch/", folder=repository).decode()
+    return {line[1:]: line[0] == "*" for line in listing.splitlines()}
+
+
+def _ours(names: dict[str, bool], tag: str) -> list[str]:
+    """The branches of one run."""
+    whole = f"autoresearch/{tag}"
+    return sorted(name for name in names if name == whole or name.startswith(f"{whole}-"))

@@ -1,0 +1,313 @@
+"""What `## Scope` and `## Eval` of a program.md say.
+
+Lenient about form (bullets, bold, backticks, brackets), never about meaning: what cannot be read for sure, such as a
+metric without a direction or a time without a unit, is a `ProgramError` with the line and an example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autoresearch_ray.markdown import Field, Item, Line, Section, code, fields, items
+from autoresearch_ray.model import Direction, Eval, Metric, Parse, ParseKind, Scope
+
+# --- Scope -----------------------------------------------------------------------------------------------------------
+
+SCOPE_EXAMPLE = "- Files you CAN modify: train.py"
+
+_LIST = re.compile(
+    r"""[*_]*
+    (?:(?:the\s+)?(?:files?|paths?|folders?)\s+(?:that\s+)?)?
+    (?:you\s+|(?:the\s+)?agents?\s+)?
+    (?:(?P<cannot>cannot|can\s+not|can['’]t|must\s+not|may\s+not|do\s+not|don['’]t)|can|may)(?=[\s:*_]|$)
+    (?P<verb>\s+(?:only\s+)?(?:modify|edit|change|touch|be\s+(?:modified|edited|changed|touched))\b)?
+    [*_]*\s*(?P<colon>:)?[*_]*\s*(?P<rest>.*)$""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_TOKEN = re.compile(
+    r"(?P<ticks>`+)(?P<code>.+?)(?P=ticks)|\((?P<remark>[^()]*)\)|(?P<comma>[,;])|(?P<word>[^\s,;`]+|`)"
+)
+
+
+@dataclass(slots=True)
+class _Path:
+    name: str
+    sure: bool  # it can be nothing but a path: in backticks, or with a dot or a slash
+    remark: str = ""
+
+
+def scope(section: Section) -> Scope:
+    """What `## Scope` says. `can` is empty where nothing is listed; sentences and remarks become rules."""
+    can: list[str] = []
+    cannot: list[str] = []
+    rules: list[str] = []
+    head: Item | None = None  # a list whose paths are the bullets below it
+    listed = can
+    for item in items(section):
+        match = _LIST.match(item.text)
+        if match is None and head and item.bullet and (item.indent > head.indent or not head.bullet):
+            paths = _paths(item.text, item.line)
+            if paths is None:
+                raise item.line.wrong(f"{item.text!r} is not a path", "one path per bullet, a remark after a dash")
+            _note(paths, listed, rules)
+            continue
+        head = None
+        if match is None:
+            rules.append(item.text)
+            continue
+        listed = cannot if match["cannot"] else can
+        if match["colon"] and not match["rest"]:
+            head = item
+            continue
+        paths = _paths(match["rest"], item.line)
+        if paths is not None and (match["colon"] or all(each.sure for each in paths)):
+            _note(paths, listed, rules)
+        elif match["colon"] and match["verb"] and not (match["cannot"] and _is_everything(match["rest"])):
+            raise item.line.wrong(
+                f"{match['rest']!r} is not a list of paths",
+                "separate paths by commas, put remarks in brackets: `CAN modify: src/, package.json (deps only)`",
+            )
+        else:
+            rules.append(item.text)
+    both = sorted(set(can) & set(cannot))
+    if both:
+        raise section.heading.wrong(f"{both[0]} is listed as CAN and as CANNOT modify", "keep it in one of the lists")
+    return Scope(tuple(can), tuple(cannot), tuple(rules))
+
+
+def path(text: str, line: Line) -> str:
+    """A path of a scope: relative, inside the folder, with forward slashes, without a leading `./`."""
+    hint = f"paths are relative to the folder of program.md, for example: {SCOPE_EXAMPLE}"
+    if re.fullmatch(r"<.*>", text):
+        raise line.wrong(f"{text} is still to be filled in", hint)
+    if text.startswith(("/", "~")) or re.match(r"[A-Za-z]:", text):
+        raise line.wrong(f"the scope path {text!r} is absolute", hint)
+    if ".." in text.split("/"):
+        raise line.wrong(f"the scope path {text!r} leaves the folder of program.md", hint)
+    if not text.strip() or not text.isprintable() or any(each in text for each in "\\{}"):
+        raise line.wrong(f"the scope path {text!r} cannot be used", f"no backslashes, no braces; {hint}")
+    return text.removeprefix("./") or "."
+
+
+def _paths(text: str, line: Line) -> list[_Path] | None:
+    """The paths in `text` with their remarks; None when `text` is a sentence."""
+    if text.rstrip(".").lower() in ("none", "nothing", "n/a", "-"):
+        return []
+    found: list[_Path] = []
+    wanted = True  # a path comes next, as after a comma
+    for token in _TOKEN.finditer(text):
+        word = token["word"] or ""
+        if token["comma"] or (found and word.lower() in ("and", "&")):
+            wanted = True
+        elif token["remark"] is not None and found:
+            found[-1].remark = token["remark"].strip()
+        elif token["code"] and wanted:
+            found.append(_Path(token["code"].strip(), sure=True))
+            wanted = False
+        elif word and wanted and not _is_everything(word):
+            name = word.rstrip(".:") or word
+            found.append(_Path(name, sure="." in name or "/" in name))
+            wanted = False
+            if name != word:  # the end of a sentence: the rest is a remark
+                found[-1].remark = text[token.end() :].strip()
+                break
+        elif found and not wanted and word in ("—", "–", "-", "--", ":", "."):
+            found[-1].remark = text[token.end() :].strip()
+            break
+        else:
+            return None
+    return [_Path(path(each.name, line), each.sure, each.remark) for each in found]
+
+
+def _is_everything(text: str) -> bool:
+    return re.match(r"(?:everything|anything|all|any|every)\b", text, re.IGNORECASE) is not None
+
+
+def _note(paths: Sequence[_Path], listed: list[str], rules: list[str]) -> None:
+    listed.extend(each.name for each in paths if each.name not in listed)
+    rules.extend(f"{each.name}: {each.remark}" for each in paths if each.remark)
+
+
+# --- Eval ------------------------------------------------------------------------------------------------------------
+
+EXAMPLES = {
+    "command": "Command: `uv run train.py`",
+    "metric": "Metric: `val_bpb` (lower is better)",
+    "direction": "Direction: lower",
+    "time budget": "Time budget: 5 minutes",
+    "kill after": "Kill after: 10 minutes",
+    "parse": 'Parse: `grep "^val_bpb:" run.log`',
+    "setup": "Setup: `uv sync`",
+    "guard": "Guard: `uv run pytest -q`",
+}
+KEYS = {key: key for key in EXAMPLES} | {"eval command": "command", "budget": "time budget", "timeout": "kill after"}
+
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_DURATION = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?)\s*(h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?![A-Za-z])(?:[\s,]*(?:and\s)?\s*)",
+    re.IGNORECASE,
+)
+_WAY = r"(?P<{}>lower|higher|minimi[sz]e|maximi[sz]e)"
+_DIRECTION = re.compile(
+    rf"\b{_WAY.format('phrase')}\s*(?:is\s*|=\s*|the\s*)?better\b"
+    rf"|[(,]\s*{_WAY.format('word')}\s*(?=[),]|$)|(?P<arrow>[↓↑])",
+    re.IGNORECASE,
+)
+_WAYS = {"↓": Direction.LOWER, "l": Direction.LOWER, "↑": Direction.HIGHER, "h": Direction.HIGHER}
+_STDOUT = re.compile(
+    r"\b(?:entire|whole|all)\b.*\b(?:stdout|standard output|output)\b"
+    r"|\b(?:stdout|standard output) is the (?:number|metric|value)|^stdout\.?$",
+    re.IGNORECASE,
+)
+_SHELL_WORD = re.compile(
+    r"awk|bash|bc|cat|cut|echo|egrep|gawk|grep|head|jq|node|perl|printf|python3?|rg|ruby|sed|sh|sort|tail|tr|uniq|uv|wc"
+    r"|xargs|zcat|zgrep"
+)
+
+
+def is_evaluation(section: Section) -> bool:
+    """Whether any line of an `## Eval` section sets something, rather than being prose."""
+    return bool(fields(section, KEYS)[0])
+
+
+def evaluation(section: Section) -> Eval:
+    """What `## Eval` says."""
+    found, others = fields(section, KEYS)
+    for other in others:
+        if close := difflib.get_close_matches(other.value.lower(), KEYS, n=1, cutoff=0.8):
+            raise other.line.wrong(
+                f"{other.value!r} is not known in ## Eval",
+                f"did you mean {close[0]}? For example: {EXAMPLES[KEYS[close[0]]]}",
+            )
+    for key in ("command", "metric", "time budget"):
+        if key not in found:
+            raise section.heading.wrong(f"## Eval has no `{key.capitalize()}:` line", f"for example: {EXAMPLES[key]}")
+    budget = _duration(found, "time budget")
+    kill_after = _duration(found, "kill after") if "kill after" in found else 2 * budget
+    if kill_after < budget:
+        raise found["kill after"].line.wrong(
+            "`Kill after` ends before the time budget does", f"for example: {EXAMPLES['kill after']}"
+        )
+    return Eval(
+        command=_command(found, "command"),
+        metric=_metric(found),
+        budget_seconds=budget,
+        kill_after_seconds=kill_after,
+        parse=_parse(found["parse"]) if "parse" in found else Parse(),
+        setup=_optional_command(found, "setup"),
+        guard=_optional_command(found, "guard"),
+    )
+
+
+def duration(text: str, line: Line) -> float:
+    """Seconds in "5 minutes per experiment", "90 seconds", "1.5 hours", "5m", "1h 30m". A unit is required."""
+    left = re.sub(r"\([^()]*\)", "", text.replace("`", "")).strip().removeprefix("~").lstrip()
+    total = 0.0
+    start = 0
+    while match := _DURATION.match(left, start):
+        total += float(match[1]) * _SECONDS[match[2][0].lower()]
+        start = match.end()
+    if re.fullmatch(r"[0-9.]+", left):
+        raise line.wrong(f"{left} has no unit", f"write {left} seconds, or {left} minutes")
+    if start == 0 or re.search(r"[0-9]", left[start:]):
+        raise line.wrong(f"{text!r} is not a time", "for example: 5 minutes, 90 seconds, 1.5 hours, 5m, 300s")
+    if not 0 < total < math.inf:
+        raise line.wrong(f"{text!r} is no time to run in", "for example: 5 minutes")
+    return total
+
+
+def direction(text: str) -> Direction | None:
+    """The direction named by a single word or phrase, if it is one: "lower", "higher is better", "maximize", "↓"."""
+    found = _directions(f"({text.strip('`*_ .')})")
+    return found.pop() if len(found) == 1 else None
+
+
+def _directions(text: str) -> set[Direction]:
+    return {_way(match) for match in _DIRECTION.finditer(text)}
+
+
+def _way(match: re.Match[str]) -> Direction:
+    word = (match["phrase"] or match["word"] or match["arrow"]).lower()
+    word = {"mi": "l", "ma": "h"}.get(word[:2], word[0])
+    return _WAYS[word]
+
+
+def _duration(found: Mapping[str, Field], key: str) -> float:
+    return duration(found[key].value, found[key].line)
+
+
+def _metric(found: Mapping[str, Field]) -> Metric:
+    field = found["metric"]
+    hint = f"for example: {EXAMPLES['metric']}"
+    span = re.search(r"(`+)(.+?)\1", field.value)
+    rest = field.value if span is None else field.value[span.end() :]
+    phrase = _DIRECTION.search(rest)
+    name = span[2] if span else re.sub(r"\([^()]*\)", "", rest[: phrase.start()] if phrase else rest)
+    name = name.strip(" \t" if span else " \t(,;:—–-*")
+    ways = _directions(rest)
+    if "direction" in found:
+        said = direction(found["direction"].value)
+        if said is None:
+            raise found["direction"].line.wrong(
+                f"{found['direction'].value!r} is not a direction", f"for example: {EXAMPLES['direction']}"
+            )
+        ways.add(said)
+    if len(ways) > 1:
+        also = f" (see also line {found['direction'].line.number})" if "direction" in found else ""
+        raise field.line.wrong(f"is lower or higher better? The metric says both{also}", hint)
+    if not ways:
+        raise field.line.wrong("the metric does not say whether lower or higher is better", hint)
+    if not name or re.fullmatch(r"<.*>", name):
+        raise field.line.wrong("the metric has no name", hint)
+    return Metric(name, ways.pop())
+
+
+def _parse(field: Field) -> Parse:
+    hint = 'for example: `grep "^loss:" run.log`, or regex: `loss=([0-9.]+)`, or the entire stdout is the number'
+    if prefix := re.match(r"reg\s?exp?\s*:\s*", field.value, re.IGNORECASE):
+        return _regex(code(Field(field.line, field.value[prefix.end() :]), EXAMPLES["parse"]), field.line)
+    if not field.block and not field.value.startswith("`") and _STDOUT.search(field.value):
+        return Parse(ParseKind.STDOUT)
+    text = code(field, EXAMPLES["parse"])
+    if prefix := re.match(r"reg\s?exp?\s*:\s*", text, re.IGNORECASE):
+        return _regex(text[prefix.end() :], field.line)
+    if len(text) > 2 and text.startswith("/") and text.endswith("/"):
+        return _regex(text[1:-1], field.line)
+    if "<metric>" in text:
+        raise field.line.wrong("<metric> is still to be filled in", hint)
+    word = text.split()[0]
+    if "run.log" in text or _SHELL_WORD.fullmatch(word) or "/" in word:
+        return Parse(ParseKind.COMMAND, text)
+    raise field.line.wrong(f"it is not clear how {text!r} reads the metric", hint)
+
+
+def _regex(pattern: str, line: Line) -> Parse:
+    hint = "for example: regex: `loss=([0-9.]+)`"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a pattern whose meaning is about to change is not a pattern to run on
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
+        raise line.wrong(f"{pattern!r} is not a regular expression: {error}", hint) from error
+    if not pattern:
+        raise line.wrong("the regular expression is empty", hint)
+    return Parse(ParseKind.REGEX, pattern)
+
+
+def _command(found: Mapping[str, Field], key: str) -> str:
+    field = found[key]
+    command = code(field, EXAMPLES[key])
+    if re.fullmatch(r"<[^<>]*>", command.strip()):
+        raise field.line.wrong(f"{command.strip()} is still to be filled in", f"for example: {EXAMPLES[key]}")
+    return command
+
+
+def _optional_command(found: Mapping[str, Field], key: str) -> str | None:
+    if key not in found or found[key].value.strip("`. ").lower() in ("none", "n/a", "-"):
+        return None
+    return _command(found, key)

@@ -1,0 +1,332 @@
+"""The driver: one run, from a program to a published branch, as a context manager that can be iterated.
+
+The driver holds no state of its own: it follows the ledger like any other reader. What it adds is the crew, the stop
+file, and the branches it fetches into the user's repository.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+from autoresearch_ray import board as boards
+from autoresearch_ray import ledger, model, report, results
+from autoresearch_ray import program as reader
+from autoresearch_ray.errors import AgentError, ClusterError, RepoError, SetupError
+from autoresearch_ray.evaluator import allowed
+from autoresearch_ray.model import Experiment, Judged, Opened, Options, Published, Resumed
+from autoresearch_ray.ports import Crew, named
+from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.worker import LocalCrew
+
+_TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
+_TICK_SECONDS = 0.2
+
+
+class Program(model.Program):
+    """program.md, as `research` takes it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, path: str | Path) -> Program:
+        """Read program.md, or the one in a folder. Raises `ProgramError` with the line and an example."""
+        path = Path(path)
+        read = replace(reader.read(path), path=str((path / "program.md" if path.is_dir() else path).resolve()))
+        return cls(**{each.name: getattr(read, each.name) for each in fields(model.Program)})
+
+
+def research(program: model.Program | str | Path, **options: object) -> Session:
+    """A run of `program`, to be entered with `with`. `options` are the words of its front matter, and beat it."""
+    if not isinstance(program, model.Program):
+        program = Program.read(program)
+    plain = model.Program(**{each.name: getattr(program, each.name) for each in fields(model.Program)})
+    return Session(replace(plain, options=reader.options(plain.options, options)))
+
+
+class Session:
+    """One run. Entering it checks everything, then starts; leaving it stops cleanly. Iterating yields verdicts."""
+
+    def __init__(self, program: model.Program, environ: Mapping[str, str] | None = None) -> None:
+        self.program = program
+        self.tag = program.options.tag or time.strftime("%b%d").lower()
+        self.folder = (
+            Path(program.path).parent / ".autoresearch" / self.tag
+            if program.path
+            else Path.cwd() / ".autoresearch" / self.tag
+        )
+        self.resumed = False
+        self.unpublished: list[str] = []  # branches that could not be updated because somebody has them checked out
+        self._environ = dict(os.environ if environ is None else environ)
+        self._interrupts = 0
+        self._fresh: list[Experiment] = []
+
+    # --- Entering and leaving ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        """Raises the error of whatever must be fixed first; until all is checked, nothing is written."""
+        self._check()
+        start = self._crew_to_be()
+        self._lock = self._locked()
+        self._open()
+        self.board = boards.replay(self._tail.read())
+        self._crew: Crew = start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Finish what is being measured, or after a second interrupt nothing; then publish and report."""
+        interrupted = isinstance(error, KeyboardInterrupt)
+        try:
+            if self._crew.wait(0):
+                self.stop("interrupted" if interrupted else "the session was left")
+            self._outlast_interrupts(self.wait)
+        finally:
+            self._outlast_interrupts(self._end)
+        closed = self.board.closed
+        if error is None and closed and closed.failed:
+            raise SetupError(closed.reason, f"the logs are in {self.folder / 'logs'}; mend it, then run the same again")
+
+    def __iter__(self) -> Iterator[Experiment]:
+        """Every experiment as its verdict lands, the baseline first; ends when the run does."""
+        alive = True
+        while alive:
+            alive = self.advance()
+            fresh, self._fresh = self._fresh, []
+            yield from fresh
+
+    # --- While it runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> Experiment | None:
+        """The best that was confirmed, or the baseline."""
+        return self.board.best
+
+    def advance(self) -> bool:
+        """Wait a moment and take in what came; True while the run goes on. For those who draw `board` as it changes."""
+        alive = self._crew.wait(_TICK_SECONDS)
+        self._heed_stop_file()
+        self._take_in()
+        return alive
+
+    def stop(self, reason: str = "stopped", *, now: bool = False) -> None:
+        """No new proposals; measurements that run are finished, or with `now` ended. The run can be taken up again."""
+        self._crew.close(reason, hard=True)
+        if now:
+            self._crew.halt()
+        else:
+            self._crew.drain()
+
+    def wait(self) -> None:
+        """Until the run has ended."""
+        for _ in self:
+            pass
+
+    def report(self, path: str | Path) -> None:
+        """Write the report as Markdown, with its picture beside it if matplotlib is installed."""
+        path = Path(path)
+        picture = path.with_name("progress.png")
+        try:
+            report.picture(self.board, picture)
+        except SetupError:
+            picture.unlink(missing_ok=True)
+        best, base = self.best, self.board.opened.base
+        diff = Hub.open(self.folder / "hub.git").diff(base, best.commit) if best and best.commit else ""
+        path.write_text(report.markdown(self.board, diff, picture.name if picture.exists() else None))
+
+    # --- Checking, with nothing written ------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        options, scope = self.program.options, self.program.scope
+        if not _TAG.fullmatch(self.tag):
+            raise SetupError(
+                f"git refuses a branch of the tag {self.tag!r}", "letters, digits, '.', '_' and '-': nov20"
+            )
+        self._origin = Origin.find(self.folder.parent.parent)
+        if not any(scope.allows(each) for each in self._origin.files(self._origin.head)):
+            raise SetupError(
+                f"the scope ({', '.join(scope.can)}) matches no file of the commit {self._origin.head[:7]}",
+                "paths in Scope are relative to the folder of program.md, and the files must be committed",
+            )
+        dirty = [] if options.allow_dirty else self._origin.dirty(scope)
+        if dirty:
+            raise RepoError(
+                f"uncommitted changes in scope: {', '.join(dirty[:5])}{' ...' if len(dirty) > 5 else ''}",
+                "commit or stash them, or start from HEAD without them: --allow-dirty",
+            )
+        named("policies", options.policy)
+        if options.monitor != "auto":
+            named("monitors", options.monitor)
+        agent = named("agents", options.agent)
+        if options.address is None:
+            agent.check(options, {**allowed(self._environ, options.env), **self._secrets()})
+        if not (self.folder / "ledger.jsonl").exists() and self._origin.has_branches(self.tag):
+            raise SetupError(
+                f"the branches autoresearch/{self.tag}* exist, but their run in {self.folder} does not",
+                "choose another --tag, or delete those branches",
+            )
+        if self.folder.exists():
+            self._locked().close()
+
+    def _secrets(self) -> dict[str, str]:
+        options = self.program.options
+        missing = [each for each in options.secrets if each not in self._environ]
+        if missing and options.address is None:
+            raise AgentError(
+                f"the secret {missing[0]} is not set", f"export {missing[0]}=..., or take it out of secrets"
+            )
+        return {each: self._environ[each] for each in options.secrets if each in self._environ}
+
+    def _crew_to_be(self) -> Callable[[], Crew]:
+        """What starts the crew, once it is known that it can be seated."""
+        options = self.program.options
+        if options.backend == "local":
+            slots = _local_slots(options)
+            return lambda: LocalCrew(self.folder, slots, self._environ)
+        from autoresearch_ray import actors  # imports Ray, which takes half a second
+
+        cluster = actors.Cluster(options.address)
+        try:
+            workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
+        except ClusterError:
+            cluster.leave()
+            raise
+        values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
+        return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)
+
+    # --- The folder of the run ---------------------------------------------------------------------------------------
+
+    def _locked(self) -> IO[str]:
+        """The driver's lock on the folder. Raises `SetupError` with the pid and host of the one who has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / "driver.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            who = json.loads((self.folder / "driver.json").read_text())
+            raise SetupError(
+                f"the tag {self.tag!r} is in use by process {who['pid']} on {who['host']}",
+                f"end it with `autoresearch-ray stop --tag {self.tag}`, or choose another --tag",
+            ) from None
+        return lock
+
+    def _open(self) -> None:
+        """Open a new run, or take up the one that is there."""
+        (self.folder / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        (self.folder.parent / ".gitignore").write_text("*\n")
+        (self.folder / "stop").unlink(missing_ok=True)
+        path, now, version = self.folder / "ledger.jsonl", time.time(), metadata.version("autoresearch-ray")
+        if path.exists():
+            self._take_up(path, now, version)
+        else:
+            shutil.rmtree(self.folder / "hub.git", ignore_errors=True)
+            Hub.create(self.folder / "hub.git", self._origin, self._origin.head)
+            source = Path(self.program.path).read_text() if self.program.path else self.program.text
+            (self.folder / "program.md").write_text(source)
+            ledger.Ledger.create(
+                path,
+                [Opened(now, self.tag, self._origin.head, self._origin.prefix, self.program, source, version)],
+            )
+        self._tail = ledger.Tail(path)
+
+    def _take_up(self, path: Path, now: float, version: str) -> None:
+        """What was measured stays comparable only while Scope and Eval stay as they were."""
+        frozen = boards.replay(ledger.read(path)).opened.program
+        for part in ("scope", "eval"):
+            if getattr(frozen, part) != getattr(self.program, part):
+                raise SetupError(
+                    f"the {part} of the program is not what the run {self.tag!r} began with",
+                    f"put it back (see {self.folder / 'program.md'}), or start another run with --tag",
+                )
+        writer = ledger.Ledger(path, patience_seconds=20.0)
+        try:
+            writer.append([Resumed(now, self.program, version)])
+        finally:
+            writer.close()
+        self.resumed = True
+
+    # --- Following ---------------------------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        for events in self._tail.read():
+            had_baseline = self.board.baseline is not None
+            for event in events:
+                self.board.apply(event)
+            if self.board.baseline and not had_baseline:
+                self._fresh.append(self.board.baseline)
+            for event in events:
+                if isinstance(event, Judged):
+                    self._fresh += filter(None, [self.board.find(event.id)])
+                elif isinstance(event, Published):
+                    self._publish()
+
+    def _heed_stop_file(self) -> None:
+        path = self.folder / "stop"
+        if path.exists():
+            wish = path.read_text().strip()
+            path.unlink()
+            self.stop("asked to stop", now=wish == "now")
+
+    def _publish(self) -> None:
+        self.unpublished = self._origin.publish(self.folder / "hub.git", self.tag)
+
+    def _outlast_interrupts(self, work: Callable[[], None]) -> None:
+        """A first interrupt has been asked for when we come here; another one ends the measurements too."""
+        while True:
+            try:
+                work()
+                return
+            except KeyboardInterrupt:
+                self._interrupts += 1
+                if self._interrupts > 1:
+                    raise
+                self.stop("interrupted", now=True)
+
+    def _end(self) -> None:
+        try:
+            self._crew.finish()
+        finally:
+            self._take_in()
+            self._publish()
+            (self.folder / "results.tsv").write_text(results.tsv(self.board))
+            (self.folder / "results.jsonl").write_text(results.jsonl(self.board))
+            self.report(self.folder / "report.md")
+            self._lock.close()
+
+
+def _seated(room: int, options: Options) -> int:
+    """The number of workers. Raises `ClusterError` that says how many there is room for."""
+    each = f"{options.gpus_per_worker:g} GPU{'' if options.gpus_per_worker == 1 else 's'} each"
+    if options.workers == "auto":
+        if room == 0:
+            raise ClusterError(f"there is no GPU for a worker ({each})", "--gpus-per-worker 0 runs workers on the CPU")
+        return room
+    if options.gpus_per_worker and options.workers > room:
+        raise ClusterError(
+            f"{options.workers} workers with {each} cannot be seated: there is room for {room}",
+            f"--workers {room}" if room else "--gpus-per-worker 0 runs workers on the CPU",
+        )
+    return options.workers
+
+
+def _local_slots(options: Options) -> list[tuple[str, ...]]:
+    """The GPU ids of each worker of this machine, whole GPUs in their order; a share repeats its GPU."""
+    if not options.gpus_per_worker:
+        return [()] * (1 if options.workers == "auto" else options.workers)
+    gpus = named("monitors", "nvml").ids()
+    share = options.gpus_per_worker
+    room = int(len(gpus) / share + 1e-9) if share < 1 else len(gpus) // int(share)
+    workers = _seated(room, options)
+    if share < 1:
+        return [(gpus[int(each * share + 1e-9)],) for each in range(workers)]
+    return [tuple(gpus[each * int(share) : (each + 1) * int(share)]) for each in range(workers)]

@@ -1,0 +1,275 @@
+"""A worker's own commits, and the folders it makes from them: for an agent to edit, and for an evaluation to run in.
+
+Nothing that an agent does in its folder is trusted. What it changed is found by `tree.changes` and written to this
+repository as one commit; its own `.git` is a throw-away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from autoresearch_ray import bare
+from autoresearch_ray import tree as trees
+from autoresearch_ray.bare import Bare, Entry
+from autoresearch_ray.errors import RepoError
+from autoresearch_ray.model import Failure, FailureKind, Scope
+from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
+
+COMMIT_MB = 32  # that one commit may add: bundles travel inside calls
+_NOT_INSIDE = {SYMLINK: "a symbolic link", SUBMODULE: "a submodule"}
+_RAW = (
+    "* -text -ident -filter -eol -working-tree-encoding\n"  # files are the bytes of the commit, and the other way round
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A commit to be measured. `line`: from the parent to it, oldest first. `lines`: added minus removed."""
+
+    commit: str
+    line: tuple[str, ...]
+    lines: int
+
+
+class Store(Bare):
+    """A worker's own bare repository. Safe to use from several threads: every call works in files of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def create(cls, folder: Path, bundle: bytes, base: str) -> Store:
+        """Make the store from the whole history in `bundle`; what was in `folder` goes. Raises `RepoError`."""
+        trees.remove(folder)
+        store = cls(folder)
+        store._init(base)
+        (folder / "info").mkdir(exist_ok=True)
+        (folder / "info" / "attributes").write_text(_RAW)
+        for scratch in ("scratch", "rules"):
+            (folder / scratch).mkdir()
+        store.take(bundle)
+        if not store.has(base):
+            raise RepoError(f"the bundle does not bring the base commit {base}", "make it for one who has nothing")
+        return store
+
+    def unpack(self, bundle: bytes) -> None:
+        """Take in a bundle; b"" is none. Raises `RepoError` when it is damaged or builds on what is not here."""
+        if bundle:
+            self.take(bundle)
+
+    def checkout(self, tree: Path, commit: str) -> None:
+        """Empty `tree` and fill it with the files of `commit`, and nothing else: for measuring."""
+        trees.empty(tree)
+        with self._scratch() as scratch:
+            self.git("read-tree", "--reset", "-u", commit, GIT_WORK_TREE=str(tree), GIT_INDEX_FILE=f"{scratch}/index")
+
+    def stand(self, tree: Path, commit: str) -> None:
+        """Empty `tree` and fill it with the files of `commit` and a throw-away `.git` for the agent to look around in.
+
+        That repository reads our objects and writes its own; it is on the branch "experiment", with a clean status.
+        """
+        trees.empty(tree)
+        own = tree / ".git"
+        extension = "[extensions]\n\tobjectFormat = sha256\n" if len(commit) == 64 else ""
+        contents = {
+            "HEAD": "ref: refs/heads/experiment\n",
+            "refs/heads/experiment": f"{commit}\n",
+            "config": _AGENT_CONFIG.format(version=1 if extension else 0) + extension,
+            "info/attributes": _RAW,
+            "info/exclude": "".join(f"{each}\n" for each in trees.LITTER),
+            "objects/info/alternates": f"{self.folder / 'objects'}\n",
+        }
+        if cut := self._cut():
+            contents["shallow"] = "".join(f"{each}\n" for each in cut)
+        for name, content in contents.items():
+            (own / name).parent.mkdir(parents=True, exist_ok=True)
+            (own / name).write_text(content)
+        bare.git("read-tree", "--reset", "-u", commit, folder=tree, more=_inside(tree))
+
+    def commit(self, tree: Path, parent: str, idea: str, scope: Scope, prefix: str) -> Candidate | Failure:
+        """Commit what differs between `tree` and `parent`, if all of it is in `scope`, which counts from `prefix`.
+
+        A `Failure` says what is out of scope, or that nothing was changed. Ignored are litter and what the .gitignore
+        files of `parent` name, whatever the agent made of those.
+        """
+        tracked = self.entries(parent)
+        changed = trees.changes(tree, tracked, lambda paths: self._ignored(paths, tracked))
+        if failure := _judge(changed, scope, prefix):
+            return failure
+        if not changed:
+            return Failure(FailureKind.NO_CHANGE, "no file was changed")
+        contents = {each.path: trees.read(tree, each.path) for each in changed if each.mode}
+        if sum(map(len, contents.values())) > COMMIT_MB << 20:
+            largest = max(contents, key=lambda path: len(contents[path]))
+            return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {_shown(largest)}")
+        ref = f"refs/candidates/{next(self._numbers)}"
+        commit = self.git("fast-import", "--quiet", "--done", stdin=_script(ref, parent, idea, changed, contents))
+        return self._candidate(parent, commit.decode().strip())
+
+    def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
+        """Pick `commits`, in order, onto `onto`. Picks that change nothing there are left out.
+
+        A `Failure` names the files in conflict, or says that nothing is left.
+        """
+        with self._scratch() as scratch:
+            tree = scratch / "tree"
+            self.stand(tree, onto)
+            here = {**_inside(tree), "GIT_OBJECT_DIRECTORY": str(self.folder / "objects")}
+            step: Sequence[str] = ("cherry-pick", *commits)
+            for _ in range(len(commits) + 1):
+                done = bare.run(*step, folder=tree, more=here)
+                if done.code == 0:
+                    break
+                files = bare.git("diff", "--name-only", "--diff-filter=U", "-z", folder=tree, more=here)
+                if files:
+                    return Failure(FailureKind.CONFLICT, f"in conflict: {_names(_paths(files))}")
+                if done.code != 1:
+                    raise RepoError(f"git cherry-pick failed: {done.err.strip()}")
+                step = ("cherry-pick", "--skip")
+            head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
+        if head == onto:
+            return Failure(FailureKind.NO_CHANGE, "all of it is there already")
+        return self._candidate(onto, head)
+
+    def inside(self, base: str, commit: str, scope: Scope, prefix: str) -> Failure | None:
+        """None if all that differs between two commits is in `scope` and plain files; if not, what is not."""
+        fields = self.git("diff-tree", "-r", "-z", "--raw", "--no-renames", base, commit).split(b"\0")[:-1]
+        changed = []
+        for head, path in zip(fields[::2], fields[1::2], strict=True):
+            old, new = head.decode().lstrip(":").split(" ")[:2]
+            trouble = _NOT_INSIDE.get(new, _NOT_INSIDE[SUBMODULE] if old == SUBMODULE else "")
+            changed.append(Change(os.fsdecode(path), new, trouble))
+        return _judge(changed, scope, prefix)
+
+    def _candidate(self, parent: str, commit: str) -> Candidate:
+        line = self.git("rev-list", "--reverse", f"{parent}..{commit}").decode().split()
+        counts = self.git("diff-tree", "-r", "-z", "--numstat", "--no-renames", parent, commit).split(b"\0")[:-1]
+        lines = 0
+        for count in counts:
+            added, removed, _ = count.split(b"\t", 2)
+            if added != b"-":  # a binary file has no lines
+                lines += int(added) - int(removed)
+        return Candidate(commit, tuple(line), lines)
+
+    def _ignored(self, paths: Sequence[str], tracked: Mapping[str, Entry]) -> set[str]:
+        """Those of `paths` that the tracked .gitignore files exclude."""
+        rules = {path: entry for path, entry in tracked.items() if path.rpartition("/")[2] == ".gitignore"}
+        if not rules:
+            return set()
+        folder = self._rules(rules)
+        here = {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(folder), "GIT_LITERAL_PATHSPECS": "0"}
+        # check-ignore takes no literal path specs: "./" keeps a leading colon from being magic.
+        asked = b"\0".join(b"./" + os.fsencode(each) for each in paths)
+        done = bare.run("check-ignore", "--no-index", "--stdin", "-z", folder=folder, stdin=asked, more=here)
+        if done.code > 1:  # 1 is "none"
+            raise RepoError(f"git check-ignore failed: {done.err.strip()}")
+        return {each.removeprefix("./") for each in _paths(done.out)}
+
+    def _rules(self, rules: Mapping[str, Entry]) -> Path:
+        """A folder that holds nothing but these .gitignore files; made once for each set of them."""
+        name = sha256(repr(sorted((path, entry.oid) for path, entry in rules.items())).encode()).hexdigest()
+        folder = self.folder / "rules" / name
+        with self._lock:
+            if not folder.is_dir():
+                with self._scratch() as scratch:
+                    for path, entry in rules.items():
+                        if entry.mode not in _NOT_INSIDE:
+                            file = scratch / "rules" / path
+                            file.parent.mkdir(parents=True, exist_ok=True)
+                            file.write_bytes(self.git("cat-file", "blob", entry.oid))
+                    (scratch / "rules").rename(folder)
+        return folder
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self.folder / "scratch") as scratch:
+            yield Path(scratch)
+
+
+_AGENT_CONFIG = """\
+[core]
+\trepositoryformatversion = {version}
+\tbare = false
+\tautocrlf = false
+[user]
+\tname = autoresearch
+\temail = autoresearch@localhost
+[gc]
+\tauto = 0
+"""
+
+
+def _inside(tree: Path) -> dict[str, str]:
+    """The environment of git in a `.git` that we have just made, and nobody else has seen."""
+    return {"GIT_DIR": str(tree / ".git"), "GIT_WORK_TREE": str(tree)}
+
+
+def _judge(changed: Sequence[Change], scope: Scope, prefix: str) -> Failure | None:
+    """The `Failure` that these changes are, if one of them may not be."""
+    start = f"{prefix}/" if prefix else ""
+    outside = [
+        each.path.removeprefix(start)
+        for each in changed
+        if not each.path.startswith(start) or not scope.allows(each.path.removeprefix(start))
+    ]
+    if outside:
+        return Failure(FailureKind.OUT_OF_SCOPE, f"changed out of scope: {_names(outside)}")
+    odd = [each for each in changed if each.trouble]
+    if odd:
+        said = ", ".join(f"{_shown(each.path)} ({each.trouble})" for each in odd[:5])
+        return Failure(FailureKind.OUT_OF_SCOPE, f"only plain files may be changed: {said}")
+    return None
+
+
+def _script(ref: str, parent: str, idea: str, changed: Sequence[Change], contents: Mapping[str, bytes]) -> bytes:
+    """The stream for `git fast-import` that makes one commit and prints its name. Deletions come first."""
+    message = _subject(idea).encode("utf-8", "replace")
+    who = b"autoresearch <autoresearch@localhost> now"
+    parts = [b"feature date-format=now\ncommit %s\nmark :1\ncommitter %s\n" % (ref.encode(), who)]
+    parts.append(b"data %d\n%s\nfrom %s\n" % (len(message), message, parent.encode()))
+    parts += [b"D %s\n" % _quoted(each.path) for each in changed if each.path not in contents]
+    for each in changed:
+        if each.mode:
+            content = contents[each.path]
+            parts.append(b"M %s inline %s\ndata %d\n" % (each.mode.encode(), _quoted(each.path), len(content)))
+            parts += [content, b"\n"]
+    return b"".join([*parts, b"get-mark :1\ndone\n"])
+
+
+def _subject(idea: str) -> str:
+    """The first line of an idea, printable and not longer than 120 characters."""
+    for line in idea.splitlines():
+        words = " ".join("".join(each if each.isprintable() else " " for each in line).split())
+        if words:
+            return words if len(words) <= 120 else words[:119] + "…"
+    return "experiment"
+
+
+def _quoted(path: str) -> bytes:
+    raw = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+    return b'"%s"' % raw
+
+
+def _paths(listing: bytes) -> list[str]:
+    return [os.fsdecode(each) for each in listing.split(b"\0")[:-1]]
+
+
+def _names(paths: Sequence[str]) -> str:
+    """Up to five of them, in words."""
+    rest = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(map(_shown, paths[:5])) + rest
+
+
+def _shown(path: str) -> str:
+    """A path as a terminal can show it."""
+    return path if path.isprintable() else ascii(path)

@@ -1,0 +1,184 @@
+"""What an agent left behind in a folder, read without git: which files differ from those of a commit.
+
+Git never opens such a folder, so nothing in it (a `.git` of its own, hooks, filters, attributes, ignore rules) can run
+or change what is seen. Files are compared as bytes. Symbolic links are never followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from autoresearch_ray import process
+from autoresearch_ray.bare import Entry, environ
+
+# What tools strew about. Ignored besides what the repository's own .gitignore files name.
+LITTER = (
+    "__pycache__",
+    "*.pyc",
+    ".venv",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".ipynb_checkpoints",
+    ".DS_Store",
+    ".autoresearch",
+    ".aider*",
+    "run.log",
+)
+SYMLINK, SUBMODULE = "120000", "160000"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs. `mode` is the new one, None for a deleted file; `trouble` says why it cannot be taken."""
+
+    path: str
+    mode: str | None = None
+    trouble: str = ""
+
+
+def litter(path: str) -> bool:
+    """Whether a file or any folder on the way to it is what tools strew about."""
+    return any(fnmatchcase(part, pattern) for part in path.split("/") for pattern in LITTER)
+
+
+def empty(tree: Path) -> None:
+    """Make `tree` an empty folder, whatever stood there. Raises `OSError`."""
+    remove(tree)
+    tree.mkdir(parents=True)
+
+
+def remove(tree: Path) -> None:
+    """Remove whatever stands at `tree`, and nothing that a link in it points to. Raises `OSError`."""
+    command = ("rm", "-rf", "--", str(tree))
+    done = process.call(command, environ=environ())
+    if done.code != 0:  # folders without write permission
+        process.call(("chmod", "-R", "u+rwX", "--", str(tree)), environ=environ())
+        done = process.call(command, environ=environ())
+    if done.code != 0:
+        raise OSError(f"cannot remove {tree}: {done.err.strip()}")
+
+
+def changes(tree: Path, tracked: Mapping[str, Entry], ignored: Callable[[Sequence[str]], set[str]]) -> list[Change]:
+    """How the files below `tree` differ from `tracked`, sorted by path.
+
+    `ignored` picks, from paths that are not tracked, those to be passed over; folders are given with a closing slash.
+    """
+    folders = {parent for path in tracked for parent in _parents(path)}
+    submodules = {path for path, entry in tracked.items() if entry.mode == SUBMODULE}
+    found: list[Change] = []
+    kept: set[str] = set(submodules)
+    unknown: list[str] = []
+    ahead = [""]
+    while ahead or unknown:
+        while ahead:
+            for path, status in _scan(tree, ahead.pop()):
+                entry = tracked.get(path)
+                if stat.S_ISDIR(status.st_mode):
+                    if path in folders or path in submodules:
+                        ahead.append(path + "/")
+                    else:
+                        unknown.append(path + "/")
+                elif entry is None:
+                    unknown.append(path)
+                elif path not in submodules:
+                    kept.add(path)
+                    found += _compare(tree, path, status, entry)
+                else:
+                    found.append(Change(path, trouble="in place of a submodule"))
+        fresh = [each for each in unknown if not litter(each.rstrip("/"))]
+        passed = ignored(fresh) if fresh else set()
+        unknown = []
+        for path in fresh:
+            if path in passed:
+                continue
+            if path.endswith("/"):
+                if _is_git(path.rstrip("/")):
+                    found.append(Change(path, trouble="a nested repository"))
+                else:
+                    ahead.append(path)
+            else:
+                found += _new(tree, path, submodules)
+    found += [Change(path) for path in tracked if path not in kept]
+    return sorted(found, key=lambda each: each.path)
+
+
+def _scan(tree: Path, folder: str) -> Iterable[tuple[str, os.stat_result]]:
+    """The entries of one folder with their paths and what lstat says; not the agent's `.git` at the top."""
+    where = tree / folder
+    try:
+        listing = list(os.scandir(where))
+    except PermissionError:
+        where.chmod(0o700)
+        listing = list(os.scandir(where))
+    for entry in listing:
+        if folder or not _is_git(entry.name):
+            yield folder + entry.name, entry.stat(follow_symlinks=False)
+
+
+def _compare(tree: Path, path: str, status: os.stat_result, entry: Entry) -> list[Change]:
+    """The change of one tracked file, if it has changed."""
+    if stat.S_ISLNK(status.st_mode):
+        target = os.readlink(os.fsencode(tree / path))  # noqa: PTH115 - Path.readlink tidies what it returns
+        same = entry.mode == SYMLINK and _oid(target, entry.oid) == entry.oid
+        return [] if same else [Change(path, SYMLINK, "a symbolic link")]
+    if not stat.S_ISREG(status.st_mode):
+        return [Change(path, trouble="not a plain file")]
+    mode = _mode(status)
+    executable = entry.mode == "100755"
+    if entry.mode == SYMLINK or executable != (mode == "100755"):
+        return [Change(path, mode)]
+    return [] if _oid(read(tree, path), entry.oid) == entry.oid else [Change(path, mode)]
+
+
+def _new(tree: Path, path: str, submodules: set[str]) -> list[Change]:
+    """The change that one new file is. Sockets and the like are none: a commit cannot hold them."""
+    status = os.lstat(tree / path)
+    if any(_is_git(part) for part in path.split("/")):
+        return [Change(path, trouble="a nested repository")]
+    if any(parent in submodules for parent in _parents(path)):
+        return [Change(path, trouble="inside a submodule")]
+    if stat.S_ISLNK(status.st_mode):
+        return [Change(path, SYMLINK, "a symbolic link")]
+    return [Change(path, _mode(status))] if stat.S_ISREG(status.st_mode) else []
+
+
+def read(tree: Path, path: str) -> bytes:
+    """The bytes of a plain file, whatever its permissions. Follows no link and never waits on a pipe."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(tree / path, flags)
+    except PermissionError:
+        (tree / path).chmod(0o600)
+        file = os.open(tree / path, flags)
+    with os.fdopen(file, "rb") as opened:
+        return opened.read()
+
+
+def _oid(content: bytes, like: str) -> str:
+    """The object id of a file with these bytes, in the object format of `like`."""
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
+    digest.update(b"blob %d\0" % len(content))
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _mode(status: os.stat_result) -> str:
+    return "100755" if status.st_mode & stat.S_IXUSR else "100644"
+
+
+def _is_git(name: str) -> bool:
+    """Names that git, on one file system or another, takes for `.git`."""
+    return name.lower() in (".git", "git~1")
+
+
+def _parents(path: str) -> list[str]:
+    """The folders on the way to `path`: a, a/b for a/b/c."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]

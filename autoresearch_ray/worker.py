@@ -1,0 +1,212 @@
+"""A worker: one slot (a GPU, some of them, or a share of one), and the lanes that take turns to measure on it.
+
+Lanes are threads. While the agent of one thinks, another one's candidate is measured; each lane by itself stays
+strictly sequential. `LocalCrew` runs workers as threads of this process: the backend of tests, without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoresearch_ray import process
+from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.errors import GpuError
+from autoresearch_ray.evaluator import Evaluator, Slot, allowed
+from autoresearch_ray.model import Attempt, Options, Seat
+from autoresearch_ray.ports import AgentSetup, Desk, Monitor, Reply, Welcome, named
+from autoresearch_ray.researcher import Researcher, Signals
+from autoresearch_ray.store import Store
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def lane_name(options: Options, worker: int, lane: int) -> str:
+    """ "gpu3" is the first lane of worker 3, "gpu3b" its second; "cpu3" where no GPU is granted."""
+    return f"{'gpu' if options.gpus_per_worker else 'cpu'}{worker}{_LETTERS[lane] if lane else ''}"
+
+
+def monitor_for(options: Options, gpus: tuple[str, ...]) -> Monitor:
+    """The monitor that the options name. `auto` is NVML for a worker with GPUs, if it can be read, and psutil else."""
+    if options.monitor != "auto":
+        monitor: Monitor = named("monitors", options.monitor)(gpus)
+        return monitor
+    if gpus:
+        try:
+            nvml: Monitor = named("monitors", "nvml")(gpus)
+            return nvml
+        except GpuError:  # logical GPUs have no NVML; the seat in the ledger says "cpu" then
+            pass
+    cpu: Monitor = named("monitors", "cpu")(())
+    return cpu
+
+
+@dataclass(slots=True)
+class Worker:
+    """Runs its lanes until each is told to stop."""
+
+    index: int
+    desk: Desk
+    gpus: tuple[str, ...]
+    cores: int
+    environ: Mapping[str, str]
+    signals: Signals = field(default_factory=Signals)
+    _welcome: Welcome = field(init=False)
+    _folder: Path = field(init=False)
+    _store: Store = field(init=False)
+    _evaluator: Evaluator = field(init=False)
+    _environ: dict[str, str] = field(init=False)
+    _pool: ThreadPoolExecutor = field(init=False)
+    _lanes: list[Future[None]] = field(default_factory=list, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def run(self) -> None:
+        """Work until the desk says stop. Raises what ended a lane, once the others have finished what they measure."""
+        self._move_in()
+        try:
+            self._evaluator.set_up(self.signals.halt)
+            options = self._welcome.program.options
+            named("agents", options.agent).check(options, self._agent_environ())
+            with ThreadPoolExecutor(thread_name_prefix=f"worker{self.index}") as self._pool:
+                self._grow(1)
+                self._wait_for_lanes()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _move_in(self) -> None:
+        """A folder of its own, swept clean of what an earlier life of this worker may have left running."""
+        self._welcome = self.desk.welcome()
+        node = scratch(self._welcome)
+        self._folder = node / f"worker{self.index}"
+        owner = f"{self._welcome.run}-{self.index}"
+        self._environ = {**self.environ, "AUTORESEARCH_OWNER": owner}
+        process.sweep(owner)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
+        options = self._welcome.program.options
+        self._evaluator = Evaluator(
+            welcome=self._welcome,
+            store=self._store,
+            folder=self._folder,
+            shared=node / "setup",
+            slot=Slot(self.gpus, self.cores),
+            monitor=monitor_for(options, self.gpus),
+            environ=self._environ,
+        )
+
+    def _agent_environ(self) -> dict[str, str]:
+        options = self._welcome.program.options
+        return {
+            **allowed(self._environ, (*options.env, *options.secrets)),
+            "AUTORESEARCH_OWNER": self._environ["AUTORESEARCH_OWNER"],
+        }
+
+    def _wait_for_lanes(self) -> None:
+        seen: set[Future[None]] = set()
+        while pending := [each for each in self._lanes if each not in seen]:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            seen |= done
+            if any(each.exception() for each in done):
+                self.signals.drain.set()
+        for each in self._lanes:
+            each.result()
+
+    def _grow(self, wanted: int) -> None:
+        """More lanes, when the desk finds that the slot waits for its agents."""
+        with self._lock:
+            while len(self._lanes) < wanted and not self.signals.drain.is_set():
+                self._lanes.append(self._pool.submit(self._lane, len(self._lanes)))
+
+    def _lane(self, number: int) -> None:
+        options = self._welcome.program.options
+        lane = lane_name(options, self.index, number)
+        folder = self._folder / lane
+        folder.mkdir(parents=True, exist_ok=True)
+        setup = AgentSetup(self._welcome.program, options, lane, folder / "state", self._agent_environ())
+        setup.folder.mkdir(exist_ok=True)
+        device = self._evaluator.monitor.device
+        sitting, reply = self.desk.sit(Seat(lane, self.index, socket.gethostname(), os.getpid(), device, self.gpus))
+        Researcher(
+            lane=lane,
+            sitting=sitting,
+            welcome=self._welcome,
+            desk=_Growing(self.desk, self._grow),
+            store=self._store,
+            agent=named("agents", options.agent)(setup),
+            evaluator=self._evaluator,
+            folder=folder,
+            signals=self.signals,
+        ).run(reply)
+
+
+@dataclass(frozen=True, slots=True)
+class _Growing:
+    """A desk whose replies also tell the worker how many lanes to run."""
+
+    desk: Desk
+    grow: Callable[[int], None]
+
+    def welcome(self) -> Welcome:
+        return self.desk.welcome()
+
+    def sit(self, seat: Seat) -> tuple[int, Reply]:
+        return self.desk.sit(seat)
+
+    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        reply = self.desk.submit(attempt, bundle, logs)
+        self.grow(reply.lanes)
+        return reply
+
+
+def scratch(welcome: Welcome) -> Path:
+    """This node's folder for the trees of a run; it lasts as long as the run's processes and holds nothing to keep."""
+    return Path(tempfile.gettempdir()) / f"autoresearch-{os.getuid()}" / f"{welcome.tag}-{welcome.run}"
+
+
+class LocalCrew:
+    """Workers as threads of this process, one coordinator among them. No Ray."""
+
+    def __init__(self, folder: Path, slots: Sequence[tuple[str, ...]], environ: Mapping[str, str]) -> None:
+        """`slots` are the GPU ids of each worker."""
+        self._coordinator = Coordinator(folder)
+        self._welcome = self._coordinator.welcome()
+        self._signals = Signals()
+        cores = max(1, len(os.sched_getaffinity(0)) // len(slots))
+        self._pool = ThreadPoolExecutor(max_workers=len(slots), thread_name_prefix="worker")
+        self._futures = [
+            self._pool.submit(Worker(index, self._coordinator, gpus, cores, environ, self._signals).run)
+            for index, gpus in enumerate(slots)
+        ]
+
+    def wait(self, seconds: float) -> bool:
+        done, pending = wait(self._futures, timeout=seconds, return_when=FIRST_COMPLETED)
+        if len(done) < len(self._futures) and any(each.exception() for each in done):
+            self._signals.drain.set()
+        if pending and done:
+            wait(pending, timeout=seconds)
+        return bool(pending)
+
+    def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
+        self._coordinator.close(reason, hard, failed)
+
+    def drain(self) -> None:
+        self._signals.drain.set()
+
+    def halt(self) -> None:
+        self._signals.drain.set()
+        self._signals.halt.set()
+
+    def finish(self) -> None:
+        self._pool.shutdown()
+        self._coordinator.leave()
+        shutil.rmtree(scratch(self._welcome), ignore_errors=True)
+        for each in self._futures:
+            each.result()
