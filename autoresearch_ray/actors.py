@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,14 +97,16 @@ class Cluster:
     """A connection to Ray: this machine's own, started for this run, or the one at an address."""
 
     def __init__(self, address: str | None) -> None:
-        """Raises `ClusterError` if it cannot be reached. Joins a Ray that this process has already started."""
+        """Raises `ClusterError` if it cannot be reached. Joins a Ray that this process has already started.
+
+        A Ray of its own takes its settings from the environment as it was when Ray was imported: `session` sets them.
+        """
         self._started = not ray.is_initialized()
         if not self._started:
             return
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "autoresearch"}
         try:
             if address is None:
-                os.environ.update(_single_box(os.environ))
                 ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
             else:
                 ray.init(address=address, **quiet)
@@ -127,18 +128,6 @@ class Cluster:
     def leave(self) -> None:
         if self._started:
             ray.shutdown()
-
-
-def _single_box(environ: Mapping[str, str]) -> dict[str, str]:
-    """Ray's settings for one machine: loopback alone, a token of its own, nothing sent home, no niceness."""
-    return {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that makes every port bind 127.0.0.1
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "RAY_worker_oom_score_adjustment": "0",
-    }
 
 
 class RayCrew:

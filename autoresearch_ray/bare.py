@@ -87,7 +87,7 @@ def run(
             argv, cwd=folder, environ=environ(**(more or {})), stdin=stdin, timeout_seconds=timeout_seconds
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        hint = "install git 2.32 or newer" if folder.is_dir() else "check the path"
+        hint = "install git 2.31 or newer" if folder.is_dir() else "check the path"
         raise RepoError(f"git cannot run in {folder}: {error}", hint) from error
 
 
@@ -171,7 +171,8 @@ class Bare:
         have = [line.removeprefix("-") for line in lines if line.startswith("-")]
         if missing := set(have) - set(self._known(have)):
             raise RepoError(f"a bundle builds on commits that are not here: {', '.join(sorted(missing))}", _AGAIN)
-        if cut := [line.split(" ")[0] for line in lines if _CUT in line]:
+        cut = [line.split(" ")[0] for line in lines if _CUT in line]
+        if cut and not self._cut():
             (self.folder / "shallow").write_text("".join(f"{each}\n" for each in cut))
         unpack = ("unpack-objects", "-q") if _objects(pack) < _UNPACK_LIMIT else ("index-pack", "--stdin", "--fix-thin")
         self.git(*unpack, stdin=pack, timeout_seconds=LONG_SECONDS)

@@ -24,7 +24,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 PIECE = 64 << 10
@@ -53,36 +53,43 @@ def unframe(buffer: bytearray) -> Any:
 
 
 def pids() -> list[int]:
-    """Every process, the newest first: whatever forks ahead of us is met before it forks again."""
+    """Every process, the newest first: what forks and exits faster than we read is met while it still lives."""
     return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
 
 
 def read(path: str) -> bytes:
     """The bytes of a file in /proc, empty when the process is gone or is not ours to read."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
     except OSError:
         return b""
 
 
-def descendants(roots: Iterable[int]) -> set[int]:
-    """The processes below `roots`, without `roots` and without zombies."""
-    children: dict[int, list[int]] = {}
-    zombies = set()
+def living() -> Iterator[tuple[int, int, int]]:
+    """Pid, parent and process group of every process that is not a zombie."""
     for pid in pids():
         fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        if fields:
-            children.setdefault(int(fields[1]), []).append(pid)
-            if fields[0] in b"ZX":
-                zombies.add(pid)
+        if fields and fields[0] not in b"ZX":
+            yield pid, int(fields[1]), int(fields[2])
+
+
+def below(roots: Iterable[int], parents: dict[int, int]) -> set[int]:
+    """The descendants of `roots`, where `parents` says whose child each process is."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
     found: set[int] = set()
     queue = list(roots)
     while queue:
-        below = children.get(queue.pop(), [])
-        queue += below
-        found.update(below)
-    return found - zombies
+        more = children.get(queue.pop(), [])
+        queue += more
+        found.update(more)
+    return found
+
+
+def descendants(roots: Iterable[int]) -> set[int]:
+    return below(roots, {pid: parent for pid, parent, _ in living()})
 
 
 def carrying(variable: str, value: str) -> set[int]:
@@ -92,19 +99,31 @@ def carrying(variable: str, value: str) -> set[int]:
 
 
 def kill(doomed: Iterable[int], number: int) -> None:
-    for pid in sorted(doomed, reverse=True):
+    """Signal processes; a negative number is a whole process group, none of which can fork past the signal."""
+    for pid in doomed:
         try:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue  # gone, or no longer ours: the next search tells which
 
 
-def end(find: Callable[[], set[int]]) -> tuple[set[int], set[int]]:
-    """SIGKILL what `find` finds until it finds nothing, for ten seconds at most. Returns the killed and the left."""
+def kill_carrying(variable: str, value: str) -> set[int]:
+    """SIGKILL, once, what carries the variable and what descends from it. Returns these processes."""
+    found = carrying(variable, value)
+    if found:
+        found = (found | descendants(found)) - {os.getpid()}
+        kill(found, signal.SIGKILL)
+    return found
+
+
+def end(kill_round: Callable[[], set[int] | None]) -> tuple[set[int], set[int]]:
+    """Repeat rounds of killing until one returns None for nothing left, for ten seconds at most.
+
+    Returns who was killed and who is left. Rounds follow each other at 2 ms, which the dying take to be gone.
+    """
     killed: set[int] = set()
     deadline = time.monotonic() + KILL_SECONDS
-    while doomed := find():
-        kill(doomed, signal.SIGKILL)
+    while (doomed := kill_round()) is not None:
         killed |= doomed
         if time.monotonic() > deadline:
             return killed, doomed
@@ -208,9 +227,11 @@ class Guard:
         if order["stdout"]:
             read_end, output = os.pipe()
             self.pipes[read_end] = self.logs
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # none is lost before it has its default
         pid = os.fork()
         if pid == 0:
             become(order, output, error)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for each in {output, error}:
             os.close(each)
         return pid
@@ -267,13 +288,28 @@ class Guard:
             log.write(data)
         return bool(data)
 
-    def remaining(self) -> set[int]:
-        below = descendants([os.getpid()]) if self.reap() else set()
-        return below | carrying("AUTORESEARCH_RUN", self.tag)
+    def kill_round(self) -> set[int] | None:
+        """SIGKILL every descendant, and whatever carries our tag. None once there is no such process.
+
+        Direct children are killed while the search goes on, with their process groups: of a fork bomb that detaches
+        itself, whoever runs next is always our child, and may be gone before a search of many processes is over. Their
+        groups hold descendants alone, because the command starts in a session of its own.
+        """
+        if not self.reap():
+            return kill_carrying("AUTORESEARCH_RUN", self.tag) or None
+        me, mine = os.getpid(), os.getpgrp()
+        parents: dict[int, int] = {}
+        for pid, parent, group in living():
+            parents[pid] = parent
+            if parent == me:
+                kill((pid,) if group in (0, 1, mine) else (-group, pid), signal.SIGKILL)
+        found = below([me], parents)
+        kill(found, signal.SIGKILL)
+        return found
 
     def finish(self) -> dict[str, Any]:
         """Kill what is left, close the logs, and return the fields of `process.Exit`."""
-        _, survivors = end(self.remaining)
+        _, survivors = end(self.kill_round)
         for pipe in self.pipes:
             os.set_blocking(pipe, False)
             while self.pump(pipe):
@@ -310,6 +346,7 @@ def become(order: dict[str, Any], output: int, error: int) -> None:
         os.setsid()
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.dup2(output, 1)
         os.dup2(error, 2)
         os.chdir(order["cwd"])
@@ -322,7 +359,6 @@ def become(order: dict[str, Any], output: int, error: int) -> None:
 
 def steady() -> None:
     """Undo what Ray does to its workers (niceness 15, first to be killed when memory ends), as far as we may."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
@@ -378,6 +414,8 @@ def main(control: int) -> None:
     guard = Guard(control, order)
     try:
         say(control, guard.pid)
+        if buffer:
+            guard.stop("cancelled")  # the word came right behind the order
         guard.run()
     finally:
         report = guard.finish()

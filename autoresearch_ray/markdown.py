@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and the lines below it, up to the next heading of its level or a higher one."""
+    """A heading and the lines below it, up to the next section."""
 
     title: str
     heading: Line
@@ -45,9 +45,7 @@ class Section:
 
     @property
     def name(self) -> str:
-        """The title as it is compared: lower case, without emphasis or a colon; "evaluation" is "eval"."""
-        name = self.title.strip("*_`: ").lower()
-        return "eval" if name == "evaluation" else name
+        return section_name(self.title)
 
     @property
     def body(self) -> str:
@@ -103,24 +101,36 @@ def lines(text: str, file: str, first: int = 1) -> list[Line]:
     return found
 
 
-def outline(page: Sequence[Line], closed: Sequence[str]) -> list[Section]:
-    """The sections in order. Headings inside a section whose name is in `closed` belong to its body."""
+def outline(page: Sequence[Line], names: Sequence[str], prose: Sequence[str]) -> list[Section]:
+    """The sections in order. One of the `names` ends another, whatever its level, except that `prose` keeps its own."""
     heads = [
         (index, len(match[1]), match[2])
         for index, line in enumerate(page)
         if line.kind == "text" and (match := _HEADING.match(line.text))
     ]
     sections: list[Section] = []
-    covered = 0  # headings before this line belong to a closed section
+    covered = 0  # headings before this line belong to prose
     for position, (index, level, title) in enumerate(heads):
         if index < covered:
             continue
-        end = next((at for at, deep, _ in heads[position + 1 :] if deep <= level), len(page))
-        section = Section(title, page[index], tuple(page[index + 1 : end]))
-        if section.name in closed:
-            covered = end
-        sections.append(section)
+        closed = section_name(title) in prose
+        end = next(
+            (
+                at
+                for at, deep, other in heads[position + 1 :]
+                if deep <= level or (not closed and section_name(other) in names)
+            ),
+            len(page),
+        )
+        sections.append(Section(title, page[index], tuple(page[index + 1 : end])))
+        covered = end if closed else covered
     return sections
+
+
+def section_name(title: str) -> str:
+    """A title as it is compared: lower case, without emphasis or a colon; "evaluation" is "eval"."""
+    name = title.strip("*_`: ").lower()
+    return "eval" if name == "evaluation" else name
 
 
 def items(section: Section) -> Iterator[Item]:

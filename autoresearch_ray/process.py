@@ -99,7 +99,7 @@ def run(
         report = line.receive(cancel, grace_seconds) if pid is not None else None
     if report is not None:
         return Exit(**report)
-    _, left = guardian.end(lambda: _carrying(RUN, tag))
+    _, left = _end_carrying(RUN, tag)
     return Exit("lost", None, time.monotonic() - begun, 0.0, 0.0, False, log.stat().st_size, survivors=len(left))
 
 
@@ -218,7 +218,7 @@ def sweep(marker: str) -> int:
     For a worker that comes back after a death, before it uses its GPU again. Returns how many were killed. Raises
     `SetupError` if one of them cannot be killed.
     """
-    killed, left = guardian.end(lambda: _carrying(OWNER, marker))
+    killed, left = _end_carrying(OWNER, marker)
     if left:
         raise SetupError(
             f"processes of an earlier experiment cannot be killed: {', '.join(map(str, sorted(left)))}",
@@ -227,7 +227,10 @@ def sweep(marker: str) -> int:
     return len(killed)
 
 
-def _carrying(variable: str, value: str) -> set[int]:
-    """The processes that carry the variable, and what descends from them."""
-    found = guardian.carrying(variable, value)
-    return (found | guardian.descendants(found)) - {os.getpid()} if found else found
+def _end_carrying(variable: str, value: str) -> tuple[set[int], set[int]]:
+    """Who was killed and who is left. It takes two searches to find nothing: a process that forks may pass one unseen."""
+
+    def kill_round() -> set[int] | None:
+        return guardian.kill_carrying(variable, value) or guardian.kill_carrying(variable, value) or None
+
+    return guardian.end(kill_round)

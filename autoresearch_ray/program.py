@@ -40,7 +40,7 @@ def parse(text: str, file: str = "program.md", toml: str | None = None) -> Progr
     """Read the text of a program.md and, where given, of its autoresearch.toml. `file` is named in errors."""
     run, body, first = _front_matter(_plain(text), file)
     page = markdown.lines(body, file, first)
-    outline = markdown.outline(page, _SECTIONS)
+    outline = markdown.outline(page, _SECTIONS, prose=("strategy", "notes"))
     found = {name: _section(outline, name) for name in _SECTIONS}
     scope, evaluation = _measured(found["scope"], found["eval"], page[0], toml)
     strategy, notes = found["strategy"], found["notes"]

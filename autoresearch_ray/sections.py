@@ -270,7 +270,9 @@ def _metric(found: Mapping[str, Field]) -> Metric:
 def _parse(field: Field) -> Parse:
     hint = 'for example: `grep "^loss:" run.log`, or regex: `loss=([0-9.]+)`, or the entire stdout is the number'
     if prefix := re.match(r"reg\s?exp?\s*:\s*", field.value, re.IGNORECASE):
-        return _regex(code(Field(field.line, field.value[prefix.end() :]), EXAMPLES["parse"]), field.line)
+        bare = field.value[prefix.end() :]
+        pattern = code(Field(field.line, bare), EXAMPLES["parse"]) if bare.startswith("`") else bare
+        return _regex(pattern, field.line)
     if not field.block and not field.value.startswith("`") and _STDOUT.search(field.value):
         return Parse(ParseKind.STDOUT)
     text = code(field, EXAMPLES["parse"])

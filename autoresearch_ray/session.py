@@ -10,8 +10,10 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -192,6 +194,8 @@ class Session:
         if options.backend == "local":
             slots = _local_slots(options)
             return lambda: LocalCrew(self.folder, slots, self._environ)
+        if options.address is None and "ray" not in sys.modules:
+            os.environ.update(_single_box(os.environ))
         from autoresearch_ray import actors  # imports Ray, which takes half a second
 
         cluster = actors.Cluster(options.address)
@@ -302,6 +306,21 @@ class Session:
             (self.folder / "results.jsonl").write_text(results.jsonl(self.board))
             self.report(self.folder / "report.md")
             self._lock.close()
+
+
+def _single_box(environ: Mapping[str, str]) -> dict[str, str]:
+    """Ray's settings for one machine: loopback alone, a token of its own, nothing sent home, no niceness.
+
+    Ray reads them once, when it is imported. A program that imported it before keeps its own settings.
+    """
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one switch that makes every port bind 127.0.0.1
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_worker_oom_score_adjustment": "0",
+    }
 
 
 def _seated(room: int, options: Options) -> int:

@@ -6,6 +6,7 @@ repository as one commit; its own `.git` is a throw-away.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import tempfile
@@ -52,7 +53,7 @@ class Store(Bare):
         """Make the store from the whole history in `bundle`; what was in `folder` goes. Raises `RepoError`."""
         trees.remove(folder)
         store = cls(folder)
-        store._init(base)
+        store._init(base, {"core.fsync": "none"})  # lost with its machine, and made again
         (folder / "info").mkdir(exist_ok=True)
         (folder / "info" / "attributes").write_text(_RAW)
         for scratch in ("scratch", "rules"):
@@ -103,7 +104,12 @@ class Store(Bare):
         files of `parent` name, whatever the agent made of those.
         """
         tracked = self.entries(parent)
-        changed = trees.changes(tree, tracked, lambda paths: self._ignored(paths, tracked))
+        try:
+            changed = trees.changes(tree, tracked, lambda paths: self._ignored(paths, tracked))
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return Failure(FailureKind.OUT_OF_SCOPE, "a path is longer than the system allows")
         if failure := _judge(changed, scope, prefix):
             return failure
         if not changed:
@@ -114,7 +120,7 @@ class Store(Bare):
             return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {_shown(largest)}")
         ref = f"refs/candidates/{next(self._numbers)}"
         commit = self.git("fast-import", "--quiet", "--done", stdin=_script(ref, parent, idea, changed, contents))
-        return self._candidate(parent, commit.decode().strip())
+        return self._candidate(parent, [commit.decode().strip()])
 
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
         """Pick `commits`, in order, onto `onto`. Picks that change nothing there are left out.
@@ -137,9 +143,10 @@ class Store(Bare):
                     raise RepoError(f"git cherry-pick failed: {done.err.strip()}")
                 step = ("cherry-pick", "--skip")
             head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
-        if head == onto:
+        line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
+        if not line:
             return Failure(FailureKind.NO_CHANGE, "all of it is there already")
-        return self._candidate(onto, head)
+        return self._candidate(onto, line)
 
     def inside(self, base: str, commit: str, scope: Scope, prefix: str) -> Failure | None:
         """None if all that differs between two commits is in `scope` and plain files; if not, what is not."""
@@ -151,8 +158,8 @@ class Store(Bare):
             changed.append(Change(os.fsdecode(path), new, trouble))
         return _judge(changed, scope, prefix)
 
-    def _candidate(self, parent: str, commit: str) -> Candidate:
-        line = self.git("rev-list", "--reverse", f"{parent}..{commit}").decode().split()
+    def _candidate(self, parent: str, line: Sequence[str]) -> Candidate:
+        commit = line[-1]
         counts = self.git("diff-tree", "-r", "-z", "--numstat", "--no-renames", parent, commit).split(b"\0")[:-1]
         lines = 0
         for count in counts:
@@ -164,7 +171,7 @@ class Store(Bare):
     def _ignored(self, paths: Sequence[str], tracked: Mapping[str, Entry]) -> set[str]:
         """Those of `paths` that the tracked .gitignore files exclude."""
         rules = {path: entry for path, entry in tracked.items() if path.rpartition("/")[2] == ".gitignore"}
-        if not rules:
+        if not rules or not paths:
             return set()
         folder = self._rules(rules)
         here = {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(folder), "GIT_LITERAL_PATHSPECS": "0"}

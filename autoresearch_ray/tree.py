@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -56,6 +56,8 @@ def empty(tree: Path) -> None:
 
 def remove(tree: Path) -> None:
     """Remove whatever stands at `tree`, and nothing that a link in it points to. Raises `OSError`."""
+    if not os.path.lexists(tree):
+        return
     command = ("rm", "-rf", "--", str(tree))
     done = process.call(command, environ=environ())
     if done.code != 0:  # folders without write permission
@@ -70,56 +72,65 @@ def changes(tree: Path, tracked: Mapping[str, Entry], ignored: Callable[[Sequenc
 
     `ignored` picks, from paths that are not tracked, those to be passed over; folders are given with a closing slash.
     """
-    folders = {parent for path in tracked for parent in _parents(path)}
     submodules = {path for path, entry in tracked.items() if entry.mode == SUBMODULE}
+    known = {parent for path in tracked for parent in _parents(path)} | submodules
+    present: set[str] = set(submodules)
     found: list[Change] = []
-    kept: set[str] = set(submodules)
-    unknown: list[str] = []
-    ahead = [""]
-    while ahead or unknown:
-        while ahead:
-            for path, status in _scan(tree, ahead.pop()):
-                entry = tracked.get(path)
-                if stat.S_ISDIR(status.st_mode):
-                    if path in folders or path in submodules:
-                        ahead.append(path + "/")
-                    else:
-                        unknown.append(path + "/")
-                elif entry is None:
-                    unknown.append(path)
-                elif path not in submodules:
-                    kept.add(path)
-                    found += _compare(tree, path, status, entry)
-                else:
-                    found.append(Change(path, trouble="in place of a submodule"))
-        fresh = [each for each in unknown if not litter(each.rstrip("/"))]
-        passed = ignored(fresh) if fresh else set()
+    ahead = [""] if tree.is_dir() and not tree.is_symlink() else []
+    while ahead:
         unknown = []
-        for path in fresh:
+        for path, status in _walk(tree, ahead, known):
+            entry = tracked.get(path)
+            if entry is None:
+                unknown.append(path)
+            elif entry.mode == SUBMODULE:
+                found.append(Change(path, trouble="in place of a submodule"))
+            else:
+                present.add(path)
+                found += _compare(tree, path, status, entry)
+        asked = [path for path in unknown if not litter(path.rstrip("/"))]
+        passed = ignored(asked)
+        ahead = []
+        for path in asked:
             if path in passed:
                 continue
-            if path.endswith("/"):
-                if _is_git(path.rstrip("/")):
-                    found.append(Change(path, trouble="a nested repository"))
-                else:
-                    ahead.append(path)
+            if _is_git(path):
+                found.append(Change(path, trouble="a nested repository"))
+            elif path.endswith("/"):
+                ahead.append(path)
             else:
                 found += _new(tree, path, submodules)
-    found += [Change(path) for path in tracked if path not in kept]
+    found += [Change(path) for path in tracked if path not in present]
     return sorted(found, key=lambda each: each.path)
 
 
-def _scan(tree: Path, folder: str) -> Iterable[tuple[str, os.stat_result]]:
-    """The entries of one folder with their paths and what lstat says; not the agent's `.git` at the top."""
-    where = tree / folder
+def _walk(tree: Path, folders: Iterable[str], known: set[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """What is in `folders` and, below them, in `known` ones: paths and what lstat says; unknown folders end in "/".
+
+    The agent's own `.git` at the top is left out.
+    """
+    ahead = list(folders)
+    while ahead:
+        folder = ahead.pop()
+        for name, status in _listing(tree / folder):
+            path = folder + name
+            if _is_git(path) and not folder:
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                yield path, status
+            elif path in known:
+                ahead.append(path + "/")
+            else:
+                yield path + "/", status
+
+
+def _listing(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """The entries of one folder, whatever its permissions."""
     try:
-        listing = list(os.scandir(where))
+        return [(each.name, each.stat(follow_symlinks=False)) for each in os.scandir(folder)]
     except PermissionError:
-        where.chmod(0o700)
-        listing = list(os.scandir(where))
-    for entry in listing:
-        if folder or not _is_git(entry.name):
-            yield folder + entry.name, entry.stat(follow_symlinks=False)
+        folder.chmod(0o700)
+        return [(each.name, each.stat(follow_symlinks=False)) for each in os.scandir(folder)]
 
 
 def _compare(tree: Path, path: str, status: os.stat_result, entry: Entry) -> list[Change]:
@@ -140,8 +151,6 @@ def _compare(tree: Path, path: str, status: os.stat_result, entry: Entry) -> lis
 def _new(tree: Path, path: str, submodules: set[str]) -> list[Change]:
     """The change that one new file is. Sockets and the like are none: a commit cannot hold them."""
     status = os.lstat(tree / path)
-    if any(_is_git(part) for part in path.split("/")):
-        return [Change(path, trouble="a nested repository")]
     if any(parent in submodules for parent in _parents(path)):
         return [Change(path, trouble="inside a submodule")]
     if stat.S_ISLNK(status.st_mode):
@@ -173,9 +182,9 @@ def _mode(status: os.stat_result) -> str:
     return "100755" if status.st_mode & stat.S_IXUSR else "100644"
 
 
-def _is_git(name: str) -> bool:
-    """Names that git, on one file system or another, takes for `.git`."""
-    return name.lower() in (".git", "git~1")
+def _is_git(path: str) -> bool:
+    """Whether git, on one file system or another, takes this for a `.git`."""
+    return path.rstrip("/").rpartition("/")[2].lower() in (".git", "git~1")
 
 
 def _parents(path: str) -> list[str]:

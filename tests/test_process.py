@@ -89,11 +89,16 @@ def carrying(marker: str) -> list[int]:
     return found
 
 
-def alive(pid: int) -> bool:
+def state(pid: int) -> str:
+    """R, S, T, Z and so on, as in proc(5); empty when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
+
+
+def alive(pid: int) -> bool:
+    return state(pid) not in ("", "Z", "X")
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
@@ -209,16 +214,38 @@ def test_nothing_outlives_the_death_of_the_worker(tree: Tree, number: signal.Sig
 
 
 def test_a_frozen_worker_does_not_extend_the_deadline(tmp_path: Path) -> None:
-    worker = "import os, signal\n" + WORKER.replace(
-        "timeout_seconds=60", "timeout_seconds=0.3, started=lambda pid: os.kill(os.getpid(), signal.SIGSTOP)"
-    )
+    freeze = "timeout_seconds=0.3, started=lambda pid: os.kill(os.getpid(), signal.SIGSTOP)"
+    worker = "import os, signal\n" + WORKER.replace("timeout_seconds=60", freeze)
     marker = uuid.uuid4().hex
     with subprocess.Popen([sys.executable, "-c", worker, str(tmp_path), marker, "/bin/sleep", "300"]) as frozen:
-        wait_for(lambda: bool(carrying(marker)) and not alive_state(frozen.pid, "T"), "it freezes") if False else None
-        wait_for(lambda: "T" in state(frozen.pid), "the worker freezes")
-        wait_for(lambda: not carrying(marker), "the command ends")
-        assert state(frozen.pid) == "T"
-        frozen.send_signal(signal.SIGCONT)
+        try:
+            wait_for(lambda: state(frozen.pid) == "T", "the worker freezes")
+            wait_for(lambda: not carrying(marker), "the command ends")
+            assert state(frozen.pid) == "T"
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 15, 20, 25, 30, 60])
+def test_a_worker_may_die_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
+    """The moment is counted from where the worker begins to start the guardian, which takes about 20 ms."""
+    marker = uuid.uuid4().hex
+    dies = f"import os, signal; signal.setitimer(signal.ITIMER_REAL, {max(delay_ms, 0.01) / 1000})\n"
+    worker = WORKER.replace("process.run", dies + "process.run")
+    done = subprocess.run([sys.executable, "-c", worker, str(tmp_path), marker, "/bin/sleep", "300"], timeout=20)
+    assert done.returncode == -signal.SIGALRM
+    wait_for(lambda: not carrying(marker), "the command ends, if it began")
+
+
+@pytest.mark.parametrize("delay_ms", [0, 10, 20, 30])
+def test_a_run_may_be_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
+    marker, cancel = uuid.uuid4().hex, threading.Event()
+    timer = threading.Timer(delay_ms / 1000, cancel.set)
+    timer.start()
+    end = run(["/bin/sleep", "300"], tmp_path, cancel=cancel, environ={**PATH, process.OWNER: marker})
+    timer.join()
+    assert (end.why, end.code) == ("cancelled", -signal.SIGTERM)
+    assert not carrying(marker)
 
 
 def test_an_exception_in_the_caller_ends_the_command(tree: Tree) -> None:
@@ -232,12 +259,14 @@ def test_an_exception_in_the_caller_ends_the_command(tree: Tree) -> None:
     wait_for(tree.guardian_gone, "the guardian ends")
 
 
-@pytest.mark.parametrize("detach", ["", "os.setsid();"])
-def test_a_fork_bomb_loses(tmp_path: Path, detach: str) -> None:
-    """Processes that fork and exit at once, so that each is gone by the time it has been seen, and some that stay."""
+@pytest.mark.parametrize("detach", ["", "os.setsid()"])
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_fork_bomb_loses(tmp_path: Path, detach: str, stays: bool) -> None:
+    """160 processes that stay, and 8 that fork and exit at once, so that each is gone by the time it has been seen."""
     marker = uuid.uuid4().hex
     bomb = f"""
 import os, time
+if {stays} and os.fork(): time.sleep(300)
 for _ in range(3): os.fork()
 for _ in range(20):
     if os.fork() == 0: time.sleep(300)
@@ -246,9 +275,11 @@ while time.monotonic() < end:
     if os.fork(): os._exit(0)
     {detach}
 """
+    begun = time.monotonic()
     end = run([*PYTHON, bomb], tmp_path, environ={**PATH, process.OWNER: marker}, timeout_seconds=1, grace_seconds=0.1)
     assert not carrying(marker)
     assert end.survivors == 0
+    assert time.monotonic() - begun < 1.1 + guardian.KILL_SECONDS
 
 
 def test_sweep_ends_what_carries_the_marker_of_a_dead_worker_and_nothing_else() -> None:
@@ -286,8 +317,9 @@ def test_standard_input_is_what_was_given_or_empty(tmp_path: Path) -> None:
 
 
 def test_it_stands_in_its_folder_with_three_descriptors_and_no_terminal(tmp_path: Path) -> None:
-    run("pwd; ls -1 /proc/$$/fd | wc -l; ( : < /dev/tty ) 2>/dev/null || echo none", tmp_path)
-    assert (tmp_path / "log").read_text().split() == [str(tmp_path), "3", "none"]
+    run("pwd; ls /proc/self/fd; ( : < /dev/tty ) 2>/dev/null || echo none", tmp_path)
+    listing = "3"  # the folder that ls itself has open
+    assert (tmp_path / "log").read_text().split() == [str(tmp_path), "0", "1", "2", listing, "none"]
 
 
 def test_signals_and_limits_are_the_defaults(tmp_path: Path) -> None:
@@ -479,7 +511,7 @@ def test_the_tail_is_what_a_terminal_would_show_last(tmp_path: Path) -> None:
 
 
 def test_many_threads_run_at_once_and_get_their_own_results(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     wrong: list[object] = []
 
     def lane(number: int) -> None:
@@ -495,7 +527,7 @@ def test_many_threads_run_at_once_and_get_their_own_results(tmp_path: Path) -> N
     for thread in threads:
         thread.join(60)
     assert wrong == []
-    assert set(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+    assert set(Path("/proc/self/fd").iterdir()) == before, "a descriptor was left open"
 
 
 def test_the_cost_of_a_run_is_small(tmp_path: Path) -> None:
@@ -519,7 +551,7 @@ def test_call_returns_what_a_short_command_said(tmp_path: Path) -> None:
 
 
 def test_call_says_when_a_command_takes_too_long_or_does_not_exist() -> None:
-    with pytest.raises(TimeoutError, match="sleep took more than 0.2 seconds"):
+    with pytest.raises(TimeoutError, match=r"sleep took more than 0\.2 seconds"):
         process.call(["sleep", "300"], environ=PATH, timeout_seconds=0.2)
     with pytest.raises(FileNotFoundError):
         process.call(["no-such-program"], environ=PATH)

@@ -21,6 +21,7 @@ from autoresearch_ray.model import Brief, Options, Proposal
 from autoresearch_ray.ports import AgentSetup
 
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
+_SAID = 64 << 10  # characters at its end in which the idea is looked for
 _PROGRAM = re.compile(  # a program's plain name, and none of the words that the shell itself knows
     r"\s*(?!(?:case|cd|command|echo|eval|exec|export|for|if|printf|read|set|test|trap|umask|unset|until|while)\s)"
     r"([A-Za-z][\w.+-]*)(?=\s|$)"
@@ -98,12 +99,12 @@ class Command:
 
 def idea_in(text: str) -> str:
     """The last line `idea: ...` of what an agent said; without one, its last line that is not empty."""
-    lines = [each for each in map(one_line, text.splitlines()) if each]
+    lines = [each for each in (one_line(line, 220) for line in text[-_SAID:].splitlines()) if each]
     for line in reversed(lines):
         mark, colon, idea = line.lstrip("*_`#>- ").partition(":")
         if colon and mark.strip("*_` ").lower() == "idea" and idea.strip("*_` "):
-            return idea.strip("*_` ")
-    return lines[-1] if lines else "an edit without a description"
+            return one_line(idea.strip("*_` "))
+    return one_line(lines[-1]) if lines else "an edit without a description"
 
 
 def installed(program: str, environ: Mapping[str, str], hint: str) -> None:

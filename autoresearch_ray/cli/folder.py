@@ -11,11 +11,14 @@ import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autoresearch_ray import ledger
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import LedgerError, SetupError
 from autoresearch_ray.model import Experiment
+
+if TYPE_CHECKING:
+    from autoresearch_ray.ledger import Tail
 
 LEDGER = "ledger.jsonl"
 
@@ -75,10 +78,12 @@ def _locked(path: Path) -> bool:
 
 def load(folder: Path) -> Board:
     """The board of the run in `folder`. Raises `LedgerError`."""
-    return opened(folder, ledger.Tail(folder / LEDGER))
+    from autoresearch_ray.ledger import Tail  # pydantic: not for --help
+
+    return opened(folder, Tail(folder / LEDGER))
 
 
-def opened(folder: Path, tail: ledger.Tail) -> Board:
+def opened(folder: Path, tail: Tail) -> Board:
     """The board after all that `tail` has to read so far."""
     gc.disable()  # nothing that is made here is garbage, and looking for some takes a tenth of the time
     try:

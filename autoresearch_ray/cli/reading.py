@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 STATUSES = ("pending", "keep", "discard", "crash", "lost")
 LOG_LINES = 50  # of an experiment's log in `show`
-NOT_YET = "nothing has been measured yet"
 
 
 @click.command()
@@ -106,13 +105,14 @@ def best(tag: str | None, folder: Path | None, as_json: bool) -> None:
     _, board = _load(tag, folder)
     found = board.best
     branch = f"autoresearch/{board.opened.tag}" if board.published else None
-    if as_json:
-        error = spread(board, found) if found else None
-        facts = record(found) | {"standard_error": error, "branch": branch} if found else {}
-        print_json(facts | {"improvement": improvement(board)} if found else None)
-        return
     if found is None:
-        click.echo(NOT_YET, err=True)
+        click.echo("nothing has been measured yet", err=True)
+        if as_json:
+            print_json(None)
+        return
+    if as_json:
+        words = {"standard_error": spread(board, found), "improvement": improvement(board), "branch": branch}
+        print_json(record(found) | words)
         return
     metric = board.program.eval.metric
     click.echo(f"{metric.name} ({metric.direction} is better): {scored_text(board, found)}")
