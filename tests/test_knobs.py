@@ -45,6 +45,8 @@ def train(x: float) -> float:
     return x * LR
 """
 
+ANY_PYTHON = Scope(("*.py",))
+
 
 def propose(
     folder: Path,
@@ -53,7 +55,7 @@ def propose(
     history: Sequence[Past] = (),
     seed: int = 0,
     direction: Direction = Direction.LOWER,
-    scope: Scope = Scope(("*.py",)),
+    scope: Scope = ANY_PYTHON,
 ) -> Proposal:
     """One proposal in `folder/checkout`, which is written first if `files` are given."""
     checkout = folder / "checkout"
@@ -120,7 +122,6 @@ def test_a_constant_in_capitals_with_a_scalar_literal_is_a_knob(tmp_path: Path, 
         "INFINITE = 1e999",
         "MASK = -1e38",
         "LR = 1 +",
-        "LR = \\\n  3",
         "",
     ],
 )
@@ -169,7 +170,7 @@ _comments = st.sampled_from(
     ]
 )
 _fillers = st.sampled_from(
-    ["", "import math", "def f(X=3): return X", "'''LR = 3'''", "s = 'ü'; t = 4", "\tX = 1", "LR ="]
+    ["", "import math", "def f(X=3): return X", "'''LR = 3'''", "s = 'ü'; t = 4", "x = '\x0c'  # LR = 3"]
 )
 
 
@@ -193,7 +194,7 @@ def test_an_edit_changes_literals_and_nothing_else(parts: list[tuple[str, str] |
     changed = [i for i in range(len(old)) if old[i] != new[i]]
     assert len(old) == len(new) and 1 <= len(changed) <= 3
     for i in changed:
-        number, comment = parts[i]
+        comment = parts[i][1]
         assert new[i].startswith(f"K{i} = ") and new[i].endswith(comment)
     values = constants(after)
     assert all(values[name.split(":")[1]] == value for name, value in proposal.params.items())
@@ -238,7 +239,7 @@ def test_a_power_of_two_stays_written_as_one(tmp_path: Path) -> None:
 def test_a_knob_stays_in_its_range_with_three_digits(tmp_path: Path, line: str, fits: Callable[[Any], bool]) -> None:
     values = [propose(tmp_path, {"train.py": line + "\n"}, seed=seed).params["train.py:K"] for seed in range(25)]
     assert all(fits(each) for each in values), values
-    assert len(set(values)) > 1 or line.startswith("K = 8 ") is False
+    assert len(set(values)) > 1
     assert all(float(f"{each:.3g}") == each for each in values if isinstance(each, float))
 
 
@@ -271,14 +272,21 @@ def test_one_to_three_knobs_are_turned_at_a_time(tmp_path: Path) -> None:
 def test_what_was_tried_is_not_tried_again_while_there_is_something_new(tmp_path: Path) -> None:
     source = "A = True\nB = 'x'  # x | y | z\n"
     tried = [{"train.py:A": True, "train.py:B": "x"}]
-    for number in range(5):
+    for seed in range(4):  # from this parent there are five others
         history = [past(i, params, 1.0 + i) for i, params in enumerate(tried)]
-        proposal = propose(tmp_path, {"train.py": source}, history=history, seed=number)
-        if proposal.params in tried:
-            pytest.fail(f"{proposal.params} again, with {tried}")
+        proposal = propose(tmp_path, {"train.py": source}, history=history, seed=seed)
+        assert proposal.params not in tried
         tried.append(dict(proposal.params))
-        if len(tried) == 4:  # from the parent, which is not moved here, every one of the rest is a turn of A and B
-            break
+
+
+def test_when_everything_was_tried_something_is_tried_again(tmp_path: Path) -> None:
+    history = [past(0, {"train.py:A": True}, 1.0), past(1, {"train.py:A": False}, 2.0)]
+    assert propose(tmp_path, {"train.py": "A = True\n"}, history=history).params == {"train.py:A": False}
+
+
+def test_a_knob_with_a_single_choice_cannot_be_turned(tmp_path: Path) -> None:
+    proposal = propose(tmp_path, {"train.py": "A = 'x'  # x | x\n"})
+    assert proposal.error == "no knob can be turned any further"
 
 
 @pytest.mark.parametrize("direction", list(Direction))

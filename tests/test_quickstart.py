@@ -65,8 +65,8 @@ def test_the_baseline_learns_within_its_budget_of_cpu_time(tmp_path: Path) -> No
     assert ended.returncode == 0, ended.stdout
     printed = summary(ended.stdout)
     assert list(printed) == SUMMARY
-    # A byte has 8 bits, its frequency alone gives 4.6, and xz compresses these files to about 2.
-    assert 2.0 < float(printed["val_bpb"]) < 4.4
+    # A byte has 8 bits, its frequency alone gives 4.3, and xz packs these files into 1.7.
+    assert 1.7 < float(printed["val_bpb"]) < 4.0
     assert 1.0 <= float(printed["training_seconds"]) < 1.5
     assert printed["seed"] == "3"
     assert printed["clock"] == "cpu"

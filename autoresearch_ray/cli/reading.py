@@ -280,21 +280,22 @@ def watch(interval: float, tag: str | None, folder: Path | None, as_json: bool) 
     from autoresearch_ray.cli.folder import LEDGER, driver, find, opened
     from autoresearch_ray.cli.live import view
     from autoresearch_ray.ledger import Tail
-    from autoresearch_ray.results import summary
+    from autoresearch_ray.results import progress_line, summary
 
     run = find(tag, folder)
     tail = Tail(run / LEDGER)
     board = opened(run, tail)
+    click.echo(f"following {board.opened.tag}: {progress_line(board)}", err=True)
     with view(as_json=as_json) as screen:
+        screen.show(board)
         alive = True
         while alive:
-            screen.show(board)
             alive = driver(run).alive  # looked at before the last read, so that its last words are read
             if alive:
                 time.sleep(interval)
             for event in (event for events in tail.read() for event in events):
                 board.apply(event)
-        screen.show(board)
+            screen.show(board)
     if not as_json:
         click.echo(summary(board))
     if not board.closed:
