@@ -7,6 +7,7 @@ it. Commits travel as git bundles. A bundle is made with `pack-objects` under a 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,10 +130,12 @@ class Bare:
         for key, value in config.items():
             git("config", key, value, folder=self.folder)
 
-    def git(self, *arguments: str, stdin: bytes = b"", timeout_seconds: float = 120.0, **more: str) -> bytes:
+    def git(
+        self, *arguments: str, stdin: bytes = b"", timeout_seconds: float = 120.0, hint: str = "", **more: str
+    ) -> bytes:
         """Run git on this repository. Keywords in capitals go into the environment. Raises `RepoError`."""
         here = {"GIT_DIR": str(self.folder), **more}
-        return git(*arguments, folder=self.folder, stdin=stdin, more=here, timeout_seconds=timeout_seconds)
+        return git(*arguments, folder=self.folder, stdin=stdin, more=here, timeout_seconds=timeout_seconds, hint=hint)
 
     def has(self, commit: str) -> bool:
         return self._known([commit]) == [commit]
@@ -165,7 +168,7 @@ class Bare:
         """
         head, _, pack = bundle.partition(b"\n\n")
         lines = head.decode("ascii", "replace").split("\n")
-        if not lines[0].startswith("# v") or not lines[-1].endswith(_TIP) or pack[:4] != b"PACK" or len(pack) < 12:
+        if not lines[0].startswith("# v") or not lines[-1].endswith(_TIP) or not _whole(pack):
             raise RepoError("a bundle arrived damaged", "hand it in again")
         commit = lines[-1].removesuffix(_TIP)
         have = [line.removeprefix("-") for line in lines if line.startswith("-")]
@@ -213,3 +216,11 @@ def _revisions(commit: str, have: Sequence[str]) -> bytes:
 def _objects(pack: bytes) -> int:
     """How many objects a pack holds, from its header."""
     return int.from_bytes(pack[8:12], "big")
+
+
+def _whole(pack: bytes) -> bool:
+    """Whether a pack has arrived as it was sent: it ends in the digest of all that comes before."""
+    for digest, size in ((hashlib.sha1, 20), (hashlib.sha256, 32)):
+        if pack[:4] == b"PACK" and digest(pack[:-size], usedforsecurity=False).digest() == pack[-size:]:
+            return True
+    return False

@@ -7,7 +7,6 @@ import heapq
 import importlib.resources
 import re
 import string
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from autoresearch_ray.model import Experiment, Program, Status
@@ -16,7 +15,8 @@ LIMIT_BYTES = 32_000  # of the whole prompt in UTF-8; the sections below and the
 
 _PROGRAM_BYTES = 8_500
 _DIFF_BYTES = 4_500
-_HISTORY_BYTES = 6_500
+_RECENT_BYTES = 4_500
+_OLDER_BYTES = 1_300  # for the gains, and again for the misses
 _LEADERS_BYTES = 1_200
 _TAIL_BYTES = 2_000
 _LIST_BYTES = 600  # each list of the scope
@@ -60,7 +60,7 @@ def compose(
         best=_standing(best),
         can=_listed(program.scope.can),
         cannot=_listed(program.scope.cannot),
-        rules=_clip("".join(f"   {_short(each)}\n" for each in program.scope.rules), _LIST_BYTES).rstrip("\n"),
+        rules=_clip("".join(f"\n   {_short(each)}" for each in program.scope.rules), _LIST_BYTES),
         noise=_noise(noise),
         guard=_guard(program),
         program=_fenced(program.text, _PROGRAM_BYTES, "markdown"),
@@ -75,9 +75,8 @@ def compose(
 def one_line(text: str, limit: int = 200) -> str:
     """`text` on one line of at most `limit` characters, without colour codes, control characters and runs of blanks."""
     text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text[: 20 * limit])
-    text = "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text)
-    text = "".join(each for each in text if unicodedata.category(each) not in ("Cf", "Cs", "Co", "Cn"))
-    return " ".join(text.split())[:limit].rstrip()
+    words = ("".join(filter(str.isprintable, each)) for each in text.split())
+    return " ".join(each for each in words if each)[:limit].rstrip()
 
 
 @functools.cache
@@ -124,21 +123,17 @@ def _leaders(leaders: Sequence[tuple[str, Experiment]]) -> str:
 
 
 def _history(history: Sequence[Experiment]) -> str:
-    """The largest gains, the nearest misses and the last experiments, a line each; of too many the last lines go."""
-    measured = [each for each in history if each.gain is not None and each.kind != "baseline"]
-    keeps = [each for each in measured if each.status is Status.KEEP]
-    misses = [each for each in measured if each.status is Status.DISCARD]
+    """The last experiments, and of the older ones the largest gains and the nearest misses, a line each."""
+    recent = _fitting(map(_report, history[: -_RECENT - 1 : -1]), _RECENT_BYTES)
+    older = [each for each in history[: len(history) - len(recent)] if each.gain is not None]
+    keeps = heapq.nlargest(_KEEPS, (each for each in older if each.status is Status.KEEP), key=_gain)
+    misses = heapq.nlargest(_NEAR_MISSES, (each for each in older if each.status is Status.DISCARD), key=_gain)
     parts = (
-        ("Largest gains:", heapq.nlargest(_KEEPS, keeps, key=_gain), 1_500),
-        ("Nearest misses:", heapq.nlargest(_NEAR_MISSES, misses, key=_gain), 1_300),
-        ("Most recent, newest first:", history[: -_RECENT - 1 : -1], _HISTORY_BYTES - 1_500 - 1_300),
+        ("Most recent, newest first:", recent),
+        ("Of the older ones, the largest gains:", _fitting(map(_report, keeps), _OLDER_BYTES)),
+        ("Of the older ones, the nearest misses:", _fitting(map(_report, misses), _OLDER_BYTES)),
     )
-    sections = []
-    for title, chosen, limit in parts:
-        lines = _fitting((_short(f"- {_report(each)}") for each in chosen), limit - len(title) - 2)
-        if lines:
-            sections.append("\n".join((title, *lines)))
-    return "\n\n".join(sections) + "\n" if sections else "Nothing yet.\n"
+    return "\n\n".join("\n".join((title, *lines)) for title, lines in parts if lines) or "Nothing yet."
 
 
 def _report(experiment: Experiment) -> str:
@@ -149,7 +144,7 @@ def _report(experiment: Experiment) -> str:
         what += f" {_value(experiment)}"
     if experiment.gain is not None:
         what += f" (gain {experiment.gain:+.3g})"
-    return f"{what} [{experiment.lane}] {one_line(experiment.idea)}"
+    return _short(f"- {what} [{experiment.lane}] {one_line(experiment.idea)}")
 
 
 def _crash(history: Sequence[Experiment], lane: str) -> str:
@@ -231,9 +226,9 @@ def _clip(text: str, limit: int, *, end: bool = False) -> str:
 
 def _fenced(text: str, limit: int, language: str, *, end: bool = False) -> str:
     """`text` in a fence longer than any run of backticks in it, so that nothing inside can close it; within `limit`."""
-    text = "".join(each for each in text if each in "\n\t" or unicodedata.category(each) not in ("Cc", "Cf", "Cs"))
     room = limit - 30  # for the usual fence, its language and line breaks
-    text = _clip(text, room, end=end).strip("\n")
+    text = _clip(text, room, end=end)
+    text = "".join(each for each in text if each in "\n\t" or each.isprintable()).strip("\n")
     longest = max(map(len, re.findall("`+", text)), default=0)
     if longest > 8:
         text = _clip(text, room // 3, end=end)

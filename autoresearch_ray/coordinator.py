@@ -50,6 +50,7 @@ class Coordinator:
         self._ledger = ledger.Ledger(folder / "ledger.jsonl", patience_seconds=_PATIENCE_SECONDS)
         self._board = boards.replay(ledger.read(folder / "ledger.jsonl"))
         self._hub = Hub.open(folder / "hub.git")
+        self._hub.unlock()
         self._policy: Policy = named("policies", self._board.program.options.policy)()
         self._lock = threading.Lock()
         self._failed: LedgerError | None = None

@@ -211,6 +211,8 @@ class Evaluator:
             return None, Failure(FailureKind.MACHINE, "the process that watched the evaluation was killed")
         if lost or ended.log_error:
             return None, Failure(FailureKind.MACHINE, lost or f"the log could not be written: {ended.log_error}")
+        if ended.survivors:
+            return None, Failure(FailureKind.MACHINE, f"{ended.survivors} processes could not be killed")
         tail = process.tail(log)
         if ended.why == "timeout":
             seconds = self.welcome.program.eval.kill_after_seconds

@@ -13,11 +13,12 @@ from typing import Literal
 
 from autoresearch_ray.errors import ProgramError
 
+SPAN = r"(?<!`)(?P<ticks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)"  # code between backticks, as many on each side
+
 _HEADING = re.compile(r" {0,3}(#{1,3})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _BULLET = re.compile(r"\s*(?:[-*+•]|[0-9]+[.)])\s+(.*)$")
 _FIELD = re.compile(r"[*_]*(?P<key>[A-Za-z][A-Za-z ]*?)[*_]*\s*:[*_]*\s*(?P<value>.*)$")
-_SPAN = re.compile(r"(?P<ticks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)(?P<rest>.*)$", re.DOTALL)
 # A bracket that ends a bare command is a remark, unless a shell operator before it makes it a subshell.
 _REMARK = re.compile(r"(?<![;&|!({=$\\\s])\s+\([^()&|;<>$`'\"]*\)$")
 
@@ -207,10 +208,10 @@ def code(field: Field, example: str) -> str:
         return field.value
     if not field.value.startswith("`"):
         return _REMARK.sub("", field.value)
-    match = _SPAN.match(field.value)
+    match = re.match(SPAN, field.value)
     if match is None:
         raise field.line.wrong("a backtick is not closed", f"for example: {example}")
-    rest = match["rest"].lstrip()
+    rest = field.value[match.end() :].lstrip()
     if "`" in rest or rest.startswith(tuple("&|;<>")):
         raise field.line.wrong(
             "it is not clear where the command ends", "put all of it in one pair of backticks, or in a code block"

@@ -90,13 +90,16 @@ def run(
         "cap": cap_bytes,
     }
     begun = time.monotonic()
-    with _guarded(tag, log, stdout, stdin) as end:
+    with _guarded(tag, log, stdout, stdin) as (end, first):
         line = _Line(end, begun + timeout_seconds + grace_seconds + _MARGIN_SECONDS)
         line.send(guardian.frame(order))
         pid = line.receive(cancel, grace_seconds)
-        if pid is not None and started is not None:
-            started(pid)
-        report = line.receive(cancel, grace_seconds) if pid is not None else None
+        report = None
+        if pid is not None:
+            first.wait()  # it has forked the guardian away and exits
+            if started is not None:
+                started(pid)
+            report = line.receive(cancel, grace_seconds)
     if report is not None:
         return Exit(**report)
     _, left = _end_carrying(RUN, tag)
@@ -144,8 +147,10 @@ class _Line:
 
 
 @contextmanager
-def _guarded(tag: str, log: Path, stdout: Path | None, stdin: bytes) -> Iterator[socket.socket]:
-    """A started guardian: the end of its socket that this worker alone holds.
+def _guarded(
+    tag: str, log: Path, stdout: Path | None, stdin: bytes
+) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+    """A started guardian: the end of its socket that this worker alone holds, and the process that forks it away.
 
     Leaving closes that end, and thereby ends what still runs, so an exception in here ends the command too.
     """
@@ -157,7 +162,7 @@ def _guarded(tag: str, log: Path, stdout: Path | None, stdin: bytes) -> Iterator
                 source = files.enter_context(tempfile.TemporaryFile())
                 source.write(stdin)
                 source.seek(0)
-            popen = subprocess.Popen(
+            first = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _GUARDIAN, str(Path(__file__).parent), str(theirs.fileno())],
                 stdin=source,
                 stdout=files.enter_context(stdout.open("wb")) if stdout else subprocess.DEVNULL,
@@ -168,10 +173,11 @@ def _guarded(tag: str, log: Path, stdout: Path | None, stdin: bytes) -> Iterator
                 start_new_session=True,
             )
         try:
-            yield ours
+            yield ours, first
         finally:
             ours.close()
-            popen.wait()  # what was started directly has forked and exits at once
+            first.kill()
+            first.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +234,7 @@ def sweep(marker: str) -> int:
 
 
 def _end_carrying(variable: str, value: str) -> tuple[set[int], set[int]]:
-    """Who was killed and who is left. It takes two searches to find nothing: a process that forks may pass one unseen."""
+    """Who was killed, who is left. It takes two searches to find nothing: what forks may pass one of them unseen."""
 
     def kill_round() -> set[int] | None:
         return guardian.kill_carrying(variable, value) or guardian.kill_carrying(variable, value) or None

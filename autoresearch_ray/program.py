@@ -42,7 +42,7 @@ def parse(text: str, file: str = "program.md", toml: str | None = None) -> Progr
     page = markdown.lines(body, file, first)
     outline = markdown.outline(page, _SECTIONS, prose=("strategy", "notes"))
     found = {name: _section(outline, name) for name in _SECTIONS}
-    scope, evaluation = _measured(found["scope"], found["eval"], page[0], toml)
+    scope, evaluation = _measured(found["scope"], found["eval"], Line(file, 1, ""), toml)
     strategy, notes = found["strategy"], found["notes"]
     return Program(
         title=_title(page, outline),
@@ -194,7 +194,7 @@ def _toml_eval(fields: Mapping[str, Field]) -> Eval:
     budget = sections.duration(time.value, time.line)
     # The format says no more than that the metric is printed: alone on a line, or as "<metric>: <number>".
     number = r"[-+]?(?:\.?[0-9][0-9.]*(?:e[-+]?[0-9]+)?|nan|inf)"
-    pattern = rf"(?im)^(?:.*\b{re.escape(name)}[ \t]*[:=])?[ \t]*({number})[ \t]*$"
+    pattern = rf"(?im)^(?:.*(?<!\w){re.escape(name)}[ \t]*[:=])?[ \t]*({number})\s*$"
     return Eval(command, Metric(name, direction), budget, 2 * budget, Parse(ParseKind.REGEX, pattern))
 
 

@@ -110,6 +110,7 @@ class Hub(Bare):
             str(origin.top.resolve()),
             f"{base}:refs/base",
             timeout_seconds=LONG_SECONDS,
+            hint="a partial clone lacks objects: clone again without --filter; if this is none, run git fsck",
         )
         part.folder.rename(folder)
         return cls(folder)
@@ -130,9 +131,8 @@ class Hub(Bare):
 
         Raises `RepoError` when the bundle is damaged, builds on what is not here, or does not bring `commit`.
         """
-        if bundle:
-            self.take(bundle)
-        if not self.has(commit):
+        arrived = self.take(bundle) if bundle else ""
+        if arrived != commit and not self.has(commit):
             raise RepoError(f"the commit {commit} did not arrive", "hand it in again with a larger bundle")
         self.git("update-ref", ref, commit)
 

@@ -1,7 +1,7 @@
 """The morning report and the progress picture: what people are told of a run.
 
 The report is Markdown; what agents and logs wrote passes through `cell`, so that no idea can break a table or open a
-link. Only `picture` writes a file, the one it is given. The short texts and the exports come from `results`.
+link. Only `picture` writes a file, the one it is given. The short texts and the exports are in `results`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,7 @@ from typing import Any
 from autoresearch_ray.board import Board
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import Direction, Experiment, Status
-from autoresearch_ray.results import (
-    csv,
-    described,
-    duration,
-    improvement,
-    jsonl,
-    leaderboard,
-    line,
-    number,
-    progress_line,
-    summary,
-    tsv,
-)
-
-__all__ = ["csv", "jsonl", "leaderboard", "markdown", "picture", "progress_line", "summary", "tsv"]
+from autoresearch_ray.results import described, duration, improvement, leaderboard, line, number
 
 NEAR_MISSES = 10  # listed in the report
 DIFF_LINES = 400  # of the best diff in the report: about what one reads in a sitting
@@ -302,7 +288,8 @@ def picture(board: Board, path: Path) -> None:
     axes.set_ylim(low, high)
     axes.set_xlabel("experiment")
     axes.set_ylabel(f"{metric.name} ({metric.direction} is better)", parse_math=False)
-    axes.set_title(f"{line(board.program.title)}: {board.counted} experiments, {improvement(board)}", parse_math=False)
+    words = (line(board.program.title), f"{board.counted} experiments", improvement(board))
+    axes.set_title(": ".join(each for each in words if each), parse_math=False)
     axes.legend(loc="upper right" if worse else "lower right")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # an idea in a script that the font lacks is drawn as boxes
@@ -318,7 +305,7 @@ def _steps(board: Board) -> list[tuple[int, float, Experiment | None]]:
         experiment = board.at(each.commit)
         if experiment and experiment.kind != "baseline":
             # Experiments are published in another order than they are numbered; the line only goes forward.
-            steps.append((max([experiment.number, *(at for at, _, _ in steps)]), each.value, experiment))
+            steps.append((max(experiment.number, steps[-1][0] if steps else 0), each.value, experiment))
     return steps
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoresearch_ray.markdown import Field, Item, Line, Section, code, fields, items
+from autoresearch_ray.markdown import SPAN, Field, Item, Line, Section, code, fields, items
 from autoresearch_ray.model import Direction, Eval, Metric, Parse, ParseKind, Scope
 
 # --- Scope -----------------------------------------------------------------------------------------------------------
@@ -29,9 +29,7 @@ _LIST = re.compile(
     [*_]*\s*(?P<colon>:)?[*_]*\s*(?P<rest>.*)$""",
     re.IGNORECASE | re.VERBOSE,
 )
-_TOKEN = re.compile(
-    r"(?P<ticks>`+)(?P<code>.+?)(?P=ticks)|\((?P<remark>[^()]*)\)|(?P<comma>[,;])|(?P<word>[^\s,;`]+|`)"
-)
+_TOKEN = re.compile(SPAN + r"|\((?P<remark>[^()]*)\)|(?P<comma>[,;])|(?P<word>[^\s,;`]+|`+)")
 
 
 @dataclass(slots=True)
@@ -158,7 +156,6 @@ _DIRECTION = re.compile(
     rf"|[(,]\s*{_WAY.format('word')}\s*(?=[),]|$)|(?P<arrow>[↓↑])",
     re.IGNORECASE,
 )
-_WAYS = {"↓": Direction.LOWER, "l": Direction.LOWER, "↑": Direction.HIGHER, "h": Direction.HIGHER}
 _STDOUT = re.compile(
     r"\b(?:entire|whole|all)\b.*\b(?:stdout|standard output|output)\b"
     r"|\b(?:stdout|standard output) is the (?:number|metric|value)|^stdout\.?$",
@@ -233,8 +230,7 @@ def _directions(text: str) -> set[Direction]:
 
 def _way(match: re.Match[str]) -> Direction:
     word = (match["phrase"] or match["word"] or match["arrow"]).lower()
-    word = {"mi": "l", "ma": "h"}.get(word[:2], word[0])
-    return _WAYS[word]
+    return Direction.HIGHER if word.startswith(("higher", "max", "↑")) else Direction.LOWER
 
 
 def _duration(found: Mapping[str, Field], key: str) -> float:
@@ -244,10 +240,10 @@ def _duration(found: Mapping[str, Field], key: str) -> float:
 def _metric(found: Mapping[str, Field]) -> Metric:
     field = found["metric"]
     hint = f"for example: {EXAMPLES['metric']}"
-    span = re.search(r"(`+)(.+?)\1", field.value)
+    span = re.search(SPAN, field.value)
     rest = field.value if span is None else field.value[span.end() :]
     phrase = _DIRECTION.search(rest)
-    name = span[2] if span else re.sub(r"\([^()]*\)", "", rest[: phrase.start()] if phrase else rest)
+    name = span["code"] if span else re.sub(r"\([^()]*\)", "", rest[: phrase.start()] if phrase else rest)
     name = name.strip(" \t" if span else " \t(,;:—–-*")
     ways = _directions(rest)
     if "direction" in found:

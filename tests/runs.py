@@ -135,8 +135,9 @@ def write(run: Run, folder: Path) -> Path:
     assert isinstance(opened, Opened)
     place = folder / ".autoresearch" / opened.tag
     place.mkdir(parents=True)
+    Ledger.create(place / "ledger.jsonl", run.lines[0])
     ledger = Ledger(place / "ledger.jsonl")
-    for line in run.lines:
+    for line in run.lines[1:]:
         ledger.append(line)
     ledger.close()
     return place

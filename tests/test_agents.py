@@ -298,6 +298,14 @@ def test_claude_failing_is_a_value(checkout: Path, output: str, status: int, err
     assert propose(Claude, checkout, environ=environ).error == error
 
 
+def test_a_preset_that_does_not_start_says_what_its_tool_said(checkout: Path) -> None:
+    environ = stand_in(checkout.parent / "bin", "claude", "", 1)
+    program = checkout.parent / "bin" / "claude"
+    program.write_text("#!/bin/sh\necho 'unknown option --tools' >&2; exit 1\n")
+    error = propose(Claude, checkout, environ=environ).error
+    assert error is not None and "status 1" in error and "unknown option --tools" in error
+
+
 def test_claude_is_read_among_all_its_events_and_without_a_price(checkout: Path) -> None:
     result = json.loads(claude_result(total_cost_usd=None, usage=None))
     events = json.dumps([{"type": "system"}, {"type": "assistant"}, result])

@@ -1,4 +1,4 @@
-"""What an agent is told: that it says what it must, and that nothing in the record can stretch it or break out of it."""
+"""What an agent is told: it says what it must, and nothing in the record can stretch it or break out of it."""
 
 from __future__ import annotations
 
@@ -117,8 +117,14 @@ def test_the_record_tells_recent_experiments_large_gains_and_near_misses_of_all_
     history[9] = experiment(10, gain=-9.0, idea="an old bad one")
     told = section(prompt(history), "What was tried")
     assert "an old large gain" in told and "an old near miss" in told and "an old bad one" not in told
-    recent = [int(each) for each in re.findall(r"#(\d+)", told.split("Most recent, newest first:")[1])]
+    recent = [int(each) for each in re.findall(r"#(\d+)", told.split("Most recent")[1].split("\n\n")[0])]
     assert recent == list(range(399, 359, -1))
+
+
+def test_an_experiment_is_told_once() -> None:
+    history = [experiment(i, status=Status.KEEP if i % 2 else Status.DISCARD) for i in range(1, 50)]
+    numbers = re.findall(r"^- #(\d+)", section(prompt(history), "What was tried"), re.MULTILINE)
+    assert len(numbers) == len(set(numbers)) == 49
 
 
 def test_a_failure_in_the_record_says_its_kind() -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +18,12 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from runs import Run, git, history, write
 
 from autoresearch_ray.cli import VERBS, main
+from autoresearch_ray.cli.live import Lines
 from autoresearch_ray.ledger import Ledger
-from autoresearch_ray.model import Failure, FailureKind, Options, Status
+from autoresearch_ray.model import Failure, FailureKind, Judged, Options, Status
+from tests.runs import Run, git, history, write
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "autoresearch_ray"]
@@ -69,6 +71,25 @@ def invoke(project: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
         return result
 
     return call
+
+
+def on_a_terminal(folder: Path, *arguments: str) -> str:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=folder, env=environ(), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while piece := os.read(ours, 65536):
+            text += piece
+    except OSError:  # Linux answers EIO when the other end is closed
+        pass
+    finally:
+        os.close(ours)
+    assert done.wait(timeout=30) == 0
+    return text.decode()
 
 
 # --- Every verb ------------------------------------------------------------------------------------------------------
@@ -228,9 +249,10 @@ def test_log_filters_and_keeps_the_order(invoke: Invoke) -> None:
     assert invoke("log", "--lane", "gpu9", "--text").stdout == ""
 
 
-def test_text_has_no_escape_codes_from_ideas_or_logs(invoke: Invoke) -> None:
-    for arguments in (["log"], ["show", "1"], ["show", "2"], ["status"], ["best"]):
-        assert "\x1b" not in invoke(*arguments, "--text").stdout
+def test_no_idea_and_no_log_writes_escape_codes_to_a_terminal(invoke: Invoke, project: Path) -> None:
+    assert "val_bpb: 0.9[2J" in on_a_terminal(project, "show", "1")
+    for arguments in (["log"], ["show", "2"], ["status"]):
+        assert "\x1b[31m worse" not in on_a_terminal(project, *arguments)
     assert "rate 3 is[31m worse" in invoke("log", "--text").stdout
 
 
@@ -338,23 +360,24 @@ def test_watch_follows_verdicts_until_the_driver_ends(tmp_path: Path, as_json: b
         fcntl.flock(lock, fcntl.LOCK_EX)
         flag = "--json" if as_json else "--text"
         command = [*COMMAND, "watch", "-i", "0.1", flag, "--folder", str(tmp_path)]
-        watcher = subprocess.Popen(command, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert watcher.stdout is not None and watcher.stderr is not None
-        try:
-            assert watcher.stderr.readline().startswith("following nov20")  # it has read what was there
-            ledger = Ledger(place / "ledger.jsonl")
-            for line in run.lines[told:-1]:
-                ledger.append(line)
-            first = watcher.stdout.readline()
-            ledger.append(run.lines[-1])
-            ledger.close()
-            lock.close()
-            out, error = watcher.communicate(timeout=30)
-        finally:
-            watcher.kill()
-            watcher.communicate()
-    lines = [first.rstrip("\n"), *out.splitlines()]
-    assert watcher.returncode == 0, error
+        with subprocess.Popen(
+            command, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watcher:
+            assert watcher.stdout is not None and watcher.stderr is not None
+            try:
+                assert watcher.stderr.readline().startswith("following nov20")  # it has read what was there
+                ledger = Ledger(place / "ledger.jsonl")
+                for line in run.lines[told:-1]:
+                    ledger.append(line)
+                first = watcher.stdout.readline()
+                ledger.append(run.lines[-1])
+                ledger.close()
+                lock.close()
+                lines = [first.rstrip("\n"), *watcher.stdout.read().splitlines()]
+                watcher.wait(timeout=30)
+            finally:
+                watcher.kill()
+    assert watcher.returncode == 0
     if as_json:
         assert [json.loads(line)["description"] for line in lines] == [f"idea {number}" for number in range(5)]
         return
@@ -364,23 +387,26 @@ def test_watch_follows_verdicts_until_the_driver_ends(tmp_path: Path, as_json: b
 
 
 def test_watch_draws_a_leaderboard_on_a_terminal(project: Path) -> None:
-    ours, theirs = pty.openpty()
-    done = subprocess.Popen(
-        [*COMMAND, "watch"], cwd=project, env=environ(), stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL
-    )
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 65536):
-            text += piece
-    except OSError:  # Linux answers EIO when the other end is closed
-        pass
-    finally:
-        os.close(ours)
-    assert done.wait(timeout=30) == 0
-    assert b"gpu0" in text and b"rate 2 is better" in text and "█".encode() in text
-    assert b"=== Autoresearch Complete (3 experiments) ===" in text
-    assert b"\x1b[31m worse" not in text
+    text = on_a_terminal(project, "watch")
+    assert "gpu0" in text and "rate 2 is better" in text and "█" in text
+    assert "=== Autoresearch Complete (3 experiments) ===" in text
+    assert "\x1b[31m worse" not in text
+
+
+def test_every_verdict_is_told_once_although_they_come_out_of_order(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run()
+    run.seat("gpu0")
+    run.seat("gpu1")
+    with Lines() as view:
+        view.show(run.board)
+        first = run.propose("gpu0", "slow", 1.0, Status.PENDING, commit="a1" * 20)
+        run.propose("gpu1", "fast", 2.0)
+        for _ in range(2):
+            view.show(run.board)
+        run.add(Judged(run.now, first, "gpu0", Status.DISCARD, "at last"))
+        for _ in range(2):
+            view.show(run.board)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["#2", "#1"]
 
 
 def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
@@ -390,6 +416,6 @@ def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
         command = [*COMMAND, "watch", "--text", "--folder", str(tmp_path)]
         watcher = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
         assert watcher.stderr is not None and watcher.stderr.readline().startswith("following nov20")
-        watcher.send_signal(2)
+        watcher.send_signal(signal.SIGINT)
         watcher.communicate(timeout=30)
     assert watcher.returncode == 130

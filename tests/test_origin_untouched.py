@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from user_repo import UserRepo
 
 from autoresearch_ray.model import Scope
 from autoresearch_ray.repo import Hub, Origin, Store
+from tests.user_repo import UserRepo
 
 SCOPE = Scope(can=("train.py",))
+OURS = (".git/objects", ".git/refs/heads/autoresearch", ".git/logs/refs/heads/autoresearch")
 
 
 def fingerprint(top: Path) -> dict[str, str]:
@@ -22,11 +23,11 @@ def fingerprint(top: Path) -> dict[str, str]:
         for name in [*folders, *files]:
             path = Path(root, name)
             inner = path.relative_to(top).as_posix()
-            if inner.startswith((".git/objects", ".git/refs/heads/autoresearch")):
+            if inner.startswith(OURS):
                 continue
             status = path.lstat()
             if path.is_symlink():
-                content = os.readlink(path).encode()
+                content = bytes(path.readlink())
             elif path.is_dir():
                 prints[inner] = f"folder {stat.S_IMODE(status.st_mode):o}"
                 continue
@@ -34,6 +35,10 @@ def fingerprint(top: Path) -> dict[str, str]:
                 content = path.read_bytes()
             prints[inner] = f"{status.st_mode:o} {status.st_mtime_ns} {hashlib.sha256(content).hexdigest()}"
     return prints
+
+
+def said(user: UserRepo) -> str:
+    return user.git("--no-optional-locks", "status", "--porcelain") + user.git("stash", "list")
 
 
 def clean(user: UserRepo) -> None:
@@ -111,8 +116,8 @@ STATES = [
 ]
 
 
-def through_a_run(top: Path, scratch: Path) -> list[str]:
-    """All that touches the user's repository, in order. Returns the skipped branches."""
+def through_a_run(user: UserRepo, top: Path, scratch: Path) -> list[str]:
+    """All that reads the user's repository or writes to it, in order. Returns the skipped branches."""
     origin = Origin.find(top)
     origin.dirty(SCOPE)
     origin.files(origin.head)
@@ -130,7 +135,7 @@ def through_a_run(top: Path, scratch: Path) -> list[str]:
         for name in ("autoresearch/x-gpu0", "autoresearch/x"):
             hub.branch(name, made.commit)
         skipped = origin.publish(hub.folder, "x")
-    assert UserRepo.git(UserRepo.__new__(UserRepo), "rev-parse", "autoresearch/x-gpu0", cwd=top).strip() == made.commit
+        assert user.git("rev-parse", "autoresearch/x-gpu0").strip() == made.commit
     return skipped
 
 
@@ -139,11 +144,11 @@ def test_a_run_leaves_the_users_repository_as_it_was(tmp_path: Path, state: Call
     user = UserRepo(tmp_path / "user")
     user.commit("start", train__py="x = 1\n", other__py="y = 1\n", __gitignore="*.log\n")
     state(user)
-    status, stashes = user.git("status", "--porcelain"), user.git("stash", "list")
+    in_words = said(user)
     before = fingerprint(user.folder)
-    skipped = through_a_run(user.folder, tmp_path)
+    skipped = through_a_run(user, user.folder, tmp_path)
     assert fingerprint(user.folder) == before
-    assert (user.git("status", "--porcelain"), user.git("stash", "list")) == (status, stashes)
+    assert said(user) == in_words
     assert skipped == (["autoresearch/x"] if state is checked_out else [])
 
 
@@ -154,7 +159,7 @@ def test_a_linked_work_tree_and_its_main_one_stay_as_they_were(tmp_path: Path) -
     user.git("worktree", "add", "-q", "-b", "autoresearch/x", str(linked))
     (linked / "train.py").write_text("unfinished\n")
     before = fingerprint(user.folder), fingerprint(linked)
-    assert through_a_run(linked, tmp_path) == ["autoresearch/x"]
+    assert through_a_run(user, linked, tmp_path) == ["autoresearch/x"]
     assert (fingerprint(user.folder), fingerprint(linked)) == before
 
 
@@ -162,7 +167,7 @@ def test_a_branch_that_is_no_longer_checked_out_is_brought_up_to_date(tmp_path: 
     user = UserRepo(tmp_path / "user")
     user.commit(train__py="x = 1\n")
     checked_out(user)
-    assert through_a_run(user.folder, tmp_path) == ["autoresearch/x"]
+    assert through_a_run(user, user.folder, tmp_path) == ["autoresearch/x"]
     old = user.head
     user.git("checkout", "-q", "main")
     assert Origin.find(user.folder).publish(tmp_path / "hub.git", "x") == []

@@ -165,10 +165,10 @@ def test_nothing_outlives_an_ordinary_exit(tree: Tree) -> None:
 
 
 def test_nothing_outlives_the_deadline(tree: Tree) -> None:
-    end = tree.run(timeout_seconds=1.0)
+    end = tree.run(timeout_seconds=2.0)
     assert tree.all_gone()
     assert (end.why, end.code) == ("timeout", -signal.SIGTERM)
-    assert 1.0 <= end.wall_seconds < 1.2
+    assert 2.0 <= end.wall_seconds < 2.5
     wait_for(tree.guardian_gone, "the guardian ends")
 
 
@@ -527,7 +527,7 @@ def test_many_threads_run_at_once_and_get_their_own_results(tmp_path: Path) -> N
     for thread in threads:
         thread.join(60)
     assert wrong == []
-    assert set(Path("/proc/self/fd").iterdir()) == before, "a descriptor was left open"
+    assert set(Path("/proc/self/fd").iterdir()) <= before, "a descriptor was left open"
 
 
 def test_the_cost_of_a_run_is_small(tmp_path: Path) -> None:

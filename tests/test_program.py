@@ -290,6 +290,7 @@ def test_an_evaluation_in_both_files_is_refused_with_both_lines() -> None:
 
 
 def test_an_evaluation_in_neither_file_is_refused() -> None:
+    assert refused("---\n---").line == 1
     assert "autoresearch.toml" in refused("# Make it fast\nPlease.").message
     assert "eval_command is missing" in refused("# Make it fast", toml='target_file = "a.py"').message
 

@@ -158,6 +158,19 @@ def test_a_loop_that_goes_on_after_the_end_of_the_batches_is_ended(tmp_path: Pat
     assert time.perf_counter() - started < 20
 
 
+def test_a_timer_that_fires_early_ends_nothing_before_the_budget_is_spent(tmp_path: Path) -> None:
+    early = (
+        "import os, signal\n"
+        "own = train\n"
+        "def train(feed, seed):\n"
+        "    os.kill(os.getpid(), signal.SIGPROF)\n"
+        "    return own(feed, seed)\n"
+    )
+    ended = run(edited(tmp_path, {}, early), AUTORESEARCH_BUDGET_SECONDS="0.3")
+    assert ended.returncode == 0, ended.stdout
+    assert float(summary(ended.stdout)["training_seconds"]) >= 0.3
+
+
 def test_nothing_that_train_prints_can_be_read_as_the_score(tmp_path: Path) -> None:
     boast = (
         "import atexit\n"

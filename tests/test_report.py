@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import Run
 
 from autoresearch_ray import report, results
 from autoresearch_ray.board import Board
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import Direction, Failure, FailureKind, Options, Resources, Status, Usage
+from tests.runs import Run
 
 A, B, C, D = "a1" * 20, "b2" * 20, "c3" * 20, "d4" * 20
 
@@ -120,13 +120,28 @@ def test_a_run_without_any_value_has_a_summary_and_a_report() -> None:
 
 @pytest.mark.parametrize("direction", list(Direction))
 def test_the_leaderboard_puts_the_better_lane_first(direction: Direction) -> None:
-    run = night(direction)
-    run.seat("gpu2", 2)
+    run = Run(direction=direction)
+    for worker, lane in enumerate(("gpu0", "gpu1", "gpu2")):
+        run.seat(lane, worker)
+    run.remeasure("gpu0", run.base, 1.0)
+    for lane, commit, value in (("gpu0", A, 0.7), ("gpu1", B, 0.9), ("gpu2", C, 0.8)):
+        run.propose(lane, "a step", value, Status.KEEP, commit=commit, gain=0.1)
+    run.propose("gpu2", "too far", 5.0)
     rows = results.leaderboard(run.board)
-    assert [row.lane for row in rows] == (["gpu0", "gpu1", "gpu2"])
+    expected = ["gpu0", "gpu2", "gpu1"] if direction is Direction.LOWER else ["gpu1", "gpu2", "gpu0"]
+    assert [row.lane for row in rows] == expected
     assert [row.rank for row in rows] == [1, 2, 3]
-    assert rows[0].gain is not None and rows[0].gain > 0
-    assert (rows[0].keeps, rows[0].experiments, rows[0].measurements) == (2, 3, 2)
+    middle = rows[1]
+    assert (middle.value, middle.measurements, middle.keeps, middle.experiments) == (0.8, 1, 1, 2)
+    assert middle.gain == pytest.approx(0.2 if direction is Direction.LOWER else -0.2)
+
+
+def test_a_lane_whose_head_was_not_measured_comes_last() -> None:
+    run = Run()
+    run.seat("gpu0")
+    run.seat("gpu1")
+    run.propose("gpu1", "a step", 9.0, Status.KEEP, commit=A)
+    assert [(row.lane, row.value) for row in results.leaderboard(run.board)] == [("gpu1", 9.0), ("gpu0", None)]
 
 
 def test_the_lineage_leads_from_the_baseline_to_the_best() -> None:

@@ -49,7 +49,8 @@ class Constant:
         if stated is None:
             return None
         low, high = (float(each) for each in stated.groups() if each is not None)
-        return (low, high, re.search(r"\blog\b", self.comment) is not None) if low < high else None
+        usable = low < high and _usual(low) and _usual(high)
+        return (low, high, re.search(r"\blog\b", self.comment) is not None) if usable else None
 
 
 def find(checkout: Path, scope: Scope) -> list[Constant]:

@@ -40,7 +40,7 @@ class Claude(_Command):
         environ = super().environ() | {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
         environ.pop("CLAUDECODE", None)  # left over where the run itself was started from Claude Code
         if any(environ.get(each) for each in _KEYS):
-            environ.setdefault("CLAUDE_CONFIG_DIR", str(self.setup.folder / "claude"))
+            environ.setdefault("CLAUDE_CONFIG_DIR", str(self.folder / "claude"))
         return environ
 
     def read(self, stdout: str) -> Proposal:

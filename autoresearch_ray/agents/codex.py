@@ -38,7 +38,7 @@ class Codex(_Command):
     def environ(self) -> dict[str, str]:
         environ = super().environ()
         if environ.get("CODEX_API_KEY") and "CODEX_HOME" not in environ:
-            home = self.setup.folder / "codex"
+            home = self.folder / "codex"
             home.mkdir(parents=True, exist_ok=True)  # codex does not start in a home that is not there
             environ["CODEX_HOME"] = str(home)
         return environ

@@ -39,6 +39,7 @@ class Command:
 
     def __init__(self, setup: AgentSetup) -> None:
         self.setup = setup
+        self.folder = setup.folder.absolute()  # the agent's own directory is another one
 
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
@@ -51,13 +52,13 @@ class Command:
 
     def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
         """Run the agent once. Its timeout, its exit status and its own report of a failure go to `Proposal.error`."""
-        folder = self.setup.folder
+        folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         prompt, answer = folder / "prompt.md", folder / "answer.txt"
         prompt.write_text(brief.prompt, encoding="utf-8")
         answer.unlink(missing_ok=True)
         minutes = self.setup.options.agent_minutes
-        exit = process.run(
+        ended = process.run(
             self.start(),
             cwd=checkout,
             environ=self.environ() | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id},
@@ -71,15 +72,15 @@ class Command:
         text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
         said = self.read(text)
         error = said.error
-        if exit.why == "timeout":
+        if ended.why == "timeout":
             error = f"the agent was stopped after {minutes:g} minutes"
-        elif exit.why == "cancelled":
+        elif ended.why == "cancelled":
             error = "the agent was cancelled"
-        elif exit.why == "lost":
+        elif ended.why == "lost":
             error = "the agent's guardian vanished"
-        elif exit.code != 0 and error is None:
-            error = f"the agent exited with status {exit.code}: {one_line(process.tail(log, lines=5), 500)}"
-        return replace(said, usage=replace(said.usage, seconds=exit.wall_seconds), error=error)
+        elif ended.code != 0 and (error is None or not text.strip()):
+            error = f"the agent exited with status {ended.code}: {one_line(process.tail(log, lines=5), 500)}"
+        return replace(said, usage=replace(said.usage, seconds=ended.wall_seconds), error=error)
 
     def start(self) -> str | Sequence[str]:
         """What is run: a string for the shell, or a program and its arguments. A preset says its own."""

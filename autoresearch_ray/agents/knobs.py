@@ -118,7 +118,7 @@ class _Space:
             case "power":
                 return 1 << int(number)
             case "complement":
-                return float(f"{1 - number:.{_DIGITS}g}")
+                return round(1 - float(f"{number:.2g}"), 15)  # 0.9937, and not 1.0 for a decay of 0.9999
         number = round(number / self.multiple) * self.multiple if self.multiple > 1 else float(f"{number:.{_DIGITS}g}")
         number = min(max(number, self.low), self.high)
         number = -number if self.scale == "negative" else number
@@ -132,8 +132,10 @@ def _space(knob: _constants.Constant, first: Scalar) -> _Space:
     whole = isinstance(first, int)
     low, high, log = knob.range or (0.0, 0.0, False)
     if knob.power:
-        ends = (math.log2(max(low, 1)), math.log2(high)) if high > 1 else (math.log2(first) - 2, math.log2(first) + 2)
-        return _Space(max(0, math.ceil(ends[0])), math.floor(ends[1]), whole=True, scale="power")
+        exponent = int(math.log2(first))
+        low, high = math.ceil(math.log2(max(low, 1))), math.floor(math.log2(max(high, 1)))
+        low, high = (low, high) if low < high else (max(0, exponent - 2), exponent + 2)
+        return _Space(low, high, whole=True, scale="power")
     low, high = (math.ceil(low), math.floor(high)) if whole else (low, high)
     if low < high:
         return _Space(low, high, log=log and low > 0, whole=whole)

@@ -15,7 +15,7 @@ from autoresearch_ray.ports import AgentSetup
 
 
 class Scripted:
-    """Plays the script that `agent_command` names: a file of JSON lines, one proposal a line, such as
+    """Plays the script that `agent_command` names, a path on the machine of the lane: JSON lines, one proposal a line.
 
         {"idea": "a wider net", "edits": [{"file": "train.py", "old": "WIDTH = 64", "new": "WIDTH = 96"}]}
 

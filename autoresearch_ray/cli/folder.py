@@ -9,16 +9,13 @@ from __future__ import annotations
 import fcntl
 import gc
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import LedgerError, SetupError
-from autoresearch_ray.model import Experiment
-
-if TYPE_CHECKING:
-    from autoresearch_ray.ledger import Tail
+from autoresearch_ray.model import Event, Experiment
 
 LEDGER = "ledger.jsonl"
 
@@ -78,16 +75,16 @@ def _locked(path: Path) -> bool:
 
 def load(folder: Path) -> Board:
     """The board of the run in `folder`. Raises `LedgerError`."""
-    from autoresearch_ray.ledger import Tail  # pydantic: not for --help
+    from autoresearch_ray.ledger import read  # pydantic: not for --help
 
-    return opened(folder, Tail(folder / LEDGER))
+    return folded(folder, read(folder / LEDGER))
 
 
-def opened(folder: Path, tail: Tail) -> Board:
-    """The board after all that `tail` has to read so far."""
+def folded(folder: Path, lines: Iterable[tuple[Event, ...]]) -> Board:
+    """The board after these lines of the ledger in `folder`."""
     gc.disable()  # nothing that is made here is garbage, and looking for some takes a tenth of the time
     try:
-        return replay(tail.read())
+        return replay(lines)
     except ValueError as error:
         raise LedgerError(f"{folder / LEDGER}: {error}", "is the run just starting? ask again in a moment") from error
     finally:

@@ -277,14 +277,14 @@ def watch(interval: float, tag: str | None, folder: Path | None, as_json: bool) 
         autoresearch-ray watch
         autoresearch-ray watch --json | jq -r 'select(.status == "keep") | .description'
     """
-    from autoresearch_ray.cli.folder import LEDGER, driver, find, opened
+    from autoresearch_ray.cli.folder import LEDGER, driver, find, folded
     from autoresearch_ray.cli.live import view
     from autoresearch_ray.ledger import Tail
     from autoresearch_ray.results import progress_line, summary
 
     run = find(tag, folder)
     tail = Tail(run / LEDGER)
-    board = opened(run, tail)
+    board = folded(run, tail.read())
     click.echo(f"following {board.opened.tag}: {progress_line(board)}", err=True)
     with view(as_json=as_json) as screen:
         screen.show(board)

@@ -66,15 +66,23 @@ def fail(reason: str) -> NoReturn:
 
 @contextlib.contextmanager
 def cpu_limit(seconds: float, reason: str) -> Iterator[None]:
-    """End the process when the block takes more than `seconds` of its CPU time."""
+    """End the process when the block takes more than `seconds` of its CPU time.
 
-    def over(number: int, frame: FrameType | None) -> None:
-        fail(reason)
+    The timer only wakes the check: it counts in ticks and, with twice as many busy processes as cores, was seen to
+    fire 13 % early. The clock that decides is the one that the budget is counted in.
+    """
+    deadline = time.process_time() + seconds
 
-    signal.signal(signal.SIGPROF, over)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    yield
-    signal.setitimer(signal.ITIMER_PROF, 0)
+    def check(number: int, frame: FrameType | None) -> None:
+        if time.process_time() >= deadline:
+            fail(reason)
+
+    signal.signal(signal.SIGPROF, check)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class Indented:

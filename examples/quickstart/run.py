@@ -1,4 +1,4 @@
-"""Improve train.py with two workers on this machine, in about two minutes: `python run.py`."""
+"""Improve train.py with two workers on this machine, in two to three minutes: `python run.py`."""
 
 from pathlib import Path
 

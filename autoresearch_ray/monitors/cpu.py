@@ -1,0 +1,76 @@
+"""The monitor of evaluations without a GPU: the resident memory of the process tree, through psutil."""
+
+from __future__ import annotations
+
+import psutil
+
+from autoresearch_ray.model import Resources
+from autoresearch_ray.monitors._sampling import Sampler, Series
+
+_MB = 1 << 20
+
+
+class Cpu:
+    """Peak and mean resident memory of the evaluation's processes, sampled every half second.
+
+    Resident sizes are summed, so pages that processes share count once for each: the proportional size would be exact,
+    but costs a hundred times as much. CPU seconds are not read here: the guardian has them to the tick from the kernel.
+    """
+
+    def __init__(self, gpus: tuple[str, ...]) -> None:
+        pass  # whatever was granted, this monitor looks at processes
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    def watch(self) -> _Watch:
+        return _Watch()
+
+
+class _Watch:
+    lost = ""  # a CPU that is gone takes this process with it
+
+    def __init__(self) -> None:
+        self._sampler = Sampler(self._sample)
+        self._root: psutil.Process | None = None
+        self._alive: set[psutil.Process] = set()
+        self._memory = Series()
+
+    def __enter__(self) -> _Watch:
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sampler.stop()
+
+    def follow(self, pid: int) -> None:
+        try:
+            self._root = psutil.Process(pid)
+        except psutil.NoSuchProcess:  # over before it could be watched: its memory is not known
+            self._root = None
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(device="cpu", peak_mb=self._memory.peak, mean_mb=self._memory.mean)
+
+    def _sample(self) -> None:
+        if self._root is None:
+            return
+        self._alive.add(self._root)
+        try:
+            self._alive.update(self._root.children(recursive=True))
+        except psutil.NoSuchProcess:
+            pass  # what it left behind is still in `_alive`
+        sizes = {each: _resident_mb(each) for each in self._alive}
+        self._alive = {each for each, size in sizes.items() if size}
+        if self._alive:
+            self._memory.add(sum(sizes.values()))
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    """Zero for a process that is over, a zombie included: it holds no memory."""
+    try:
+        return float(process.memory_info().rss) / _MB
+    except psutil.NoSuchProcess:
+        return 0.0

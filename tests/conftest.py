@@ -1,0 +1,148 @@
+"""Real repositories to run in. Nothing here imports Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+GIT = {
+    "GIT_AUTHOR_NAME": "user",
+    "GIT_AUTHOR_EMAIL": "user@localhost",
+    "GIT_COMMITTER_NAME": "user",
+    "GIT_COMMITTER_EMAIL": "user@localhost",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+
+TRAIN = """\
+import os
+import random
+import time
+
+LR = 0.5
+WIDTH = 8
+SLEEP = 0.05
+
+time.sleep(SLEEP)
+random.seed(int(os.environ["AUTORESEARCH_SEED"]))
+loss = (LR - 0.1) ** 2 + (WIDTH - 32) ** 2 / 1000
+print(f"loss: {loss + random.gauss(0, 0.0005):.6f}")
+"""
+
+PROGRAM = """\
+---
+tag: t1
+agent: {agent}
+workers: {workers}
+gpus_per_worker: 0
+lanes: {lanes}
+backend: {backend}
+{more}
+---
+# Autoresearch: toy
+## Scope
+- Files you CAN modify: train.py
+- Files you CANNOT modify: harness.py
+## Eval
+Command: `{command}`
+Metric: `loss` (lower is better)
+Time budget: {budget}
+{eval_more}
+## Strategy
+Try constants.
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env={**os.environ, **GIT}, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+class Toy:
+    """A user's repository with a tiny training in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        git(folder, "init", "-q", "-b", "main")
+        (folder / "train.py").write_text(TRAIN)
+        (folder / "harness.py").write_text("import train\n")
+        (folder / ".gitignore").write_text("__pycache__/\n")
+        self.program()
+        self.commit("start")
+
+    def program(
+        self,
+        *,
+        agent: str = "knobs",
+        workers: int = 2,
+        lanes: int | str = 1,
+        backend: str = "local",
+        command: str = "python train.py",
+        budget: str = "5 seconds",
+        more: str = "experiments: 6",
+        eval_more: str = "",
+    ) -> Path:
+        path = self.folder / "program.md"
+        path.write_text(
+            PROGRAM.format(
+                agent=agent,
+                workers=workers,
+                lanes=lanes,
+                backend=backend,
+                command=command,
+                budget=budget,
+                more=more,
+                eval_more=eval_more,
+            )
+        )
+        return path
+
+    def commit(self, message: str = "change") -> str:
+        git(self.folder, "add", "-A")
+        git(self.folder, "commit", "-q", "-m", message)
+        return self.head
+
+    @property
+    def head(self) -> str:
+        return git(self.folder, "rev-parse", "HEAD")
+
+    def git(self, *arguments: str) -> str:
+        return git(self.folder, *arguments)
+
+    def run_folder(self, tag: str = "t1") -> Path:
+        return self.folder / ".autoresearch" / tag
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path / "toy")
+
+
+def processes_with(entry: str) -> list[int]:
+    """Pids of living processes that carry `entry` ("NAME=value") in their environment."""
+    found = []
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            try:
+                if entry.encode() in (each / "environ").read_bytes().split(b"\0"):
+                    found.append(int(each.name))
+            except (FileNotFoundError, PermissionError, ProcessLookupError):
+                continue
+    return found
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """A temporary folder of the test's own; calling it tells what workers left in it."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield lambda: [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]

@@ -1,0 +1,227 @@
+"""Measuring one commit for real: a clean tree, a process, a log, a number or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from autoresearch_ray.monitors.cpu import Cpu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoresearch_ray import program as reader
+from autoresearch_ray.errors import SetupError
+from autoresearch_ray.evaluator import Evaluator, Slot, allowed, number
+from autoresearch_ray.model import FailureKind, Measurement, Parse, ParseKind
+from autoresearch_ray.ports import Welcome
+from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.researcher import Signals
+from autoresearch_ray.store import Store
+from tests.conftest import Toy
+
+Measure = Callable[..., Measurement | None]
+
+
+class Bench:
+    """An evaluator on a toy repository; `measure` changes train.py, commits it and measures that."""
+
+    def __init__(self, toy: Toy, folder: Path, **changes: object) -> None:
+        self.toy, self.folder = toy, folder
+        self.base = toy.head
+        program = reader.read(toy.folder / "program.md")
+        program = replace(program, eval=replace(program.eval, **changes))  # type: ignore[arg-type]
+        hub = Hub.create(folder / "hub.git", Origin.find(toy.folder), self.base)
+        self.store = Store.create(folder / "store.git", hub.pack(self.base), self.base)
+        self.signals = Signals()
+        self.evaluator = Evaluator(
+            welcome=Welcome("run0", "t1", program, self.base, "", b""),
+            store=self.store,
+            folder=folder / "worker",
+            shared=folder / "shared",
+            slot=Slot((), 2),
+            monitor=Cpu(()),
+            environ={**os.environ, "SECRET_KEY": "hush", "AUTORESEARCH_OWNER": "bench"},
+        )
+        self.log = folder / "run.log"
+
+    def measure(self, code: str, beat: float | None = None, name: str = "train.py") -> Measurement | None:
+        tree = self.folder / "tree"
+        self.store.checkout(tree, self.base)
+        (tree / name).write_text(code)
+        scope = replace(self.evaluator.welcome.program.scope, can=(".",), cannot=())
+        made = self.store.commit(tree, self.base, "idea", scope, "")
+        commit = getattr(made, "commit", self.base)
+        return self.evaluator.measure(commit, "gpu0-1", 7, beat, self.log, self.signals)
+
+
+@pytest.fixture
+def bench(toy: Toy, tmp_path: Path) -> Callable[..., Bench]:
+    return lambda **changes: Bench(toy, tmp_path / "bench", **changes)
+
+
+def test_a_number_and_the_runners_own_readings(bench: Callable[..., Bench]) -> None:
+    measured = bench().measure("x = [0] * 20_000_000\nfor i in range(3_000_000): pass\nprint('loss: 0.25')")
+    assert measured is not None and measured.value == 0.25 and measured.failure is None
+    assert measured.exit_code == 0 and measured.seed == 7
+    assert 0 < measured.cpu_seconds < measured.wall_seconds * 1.5 + 0.1
+    assert measured.resources.device == "cpu" and (measured.resources.peak_mb or 0) > 100
+
+
+def test_the_environment_is_an_allow_list_and_what_the_runner_says(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    one.measure("import os\nfor k, v in sorted(os.environ.items()): print(f'{k}={v}')\nprint('loss: 1')")
+    seen = dict(line.split("=", 1) for line in one.log.read_text().splitlines() if "=" in line)
+    assert seen["AUTORESEARCH_TAG"] == "t1" and seen["AUTORESEARCH_LANE"] == "gpu0"
+    assert seen["AUTORESEARCH_EXPERIMENT"] == "gpu0-1" and seen["AUTORESEARCH_SEED"] == "7"
+    assert seen["AUTORESEARCH_BUDGET_SECONDS"] == "5" and seen["OMP_NUM_THREADS"] == "2"
+    assert seen["CUDA_VISIBLE_DEVICES"] == "" and seen["HOME"] == os.environ["HOME"]
+    assert "SECRET_KEY" not in seen and not any(each.startswith(("RAY_", "GIT_", "PYTEST")) for each in seen)
+    assert not Path(seen["TMPDIR"]).exists()
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "PYTHONPATH", "LD_PRELOAD"])
+def test_secrets_and_injections_pass_only_by_name(name: str) -> None:
+    assert name not in allowed({name: "x"})
+    assert allowed({name: "x"}, (name,)) == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        ("raise ValueError('no such shape')", FailureKind.CRASH, "no such shape"),
+        ("import sys; sys.exit(3)", FailureKind.CRASH, ""),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", FailureKind.CRASH, ""),
+        ("print('all is well')", FailureKind.NO_METRIC, "all is well"),
+        ("print('loss: nan')", FailureKind.NOT_FINITE, "nan"),
+        ("print('loss: -inf')", FailureKind.NOT_FINITE, "inf"),
+        ("raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", FailureKind.OOM, "allocate"),
+        ("raise RuntimeError('CUDA error: uncorrectable ECC error encountered')", FailureKind.MACHINE, "ECC"),
+        ("import time; print('start', flush=True); time.sleep(60)", FailureKind.TIMEOUT, "start"),
+    ],
+)
+def test_each_failure_is_told_apart_and_carries_the_end_of_its_log(
+    bench: Callable[..., Bench], code: str, kind: FailureKind, says: str
+) -> None:
+    measured = bench(kill_after_seconds=1.5).measure(code)
+    assert measured is not None and measured.value is None and measured.failure is not None
+    assert measured.failure.kind is kind
+    assert says in measured.failure.tail
+
+
+def test_the_last_line_of_the_metric_counts_and_not_what_looks_like_it(bench: Callable[..., Bench]) -> None:
+    measured = bench().measure("print('loss: 9')\nprint('val_loss: 5')\nprint('  loss = 2.5e-1')\nprint('floss: 7')")
+    assert measured is not None and measured.value == 0.25
+
+
+@pytest.mark.parametrize(
+    ("parse", "printed", "value"),
+    [
+        (Parse(ParseKind.COMMAND, 'grep "^loss:" run.log'), "loss: 0.5", 0.5),
+        (
+            Parse(ParseKind.COMMAND, "grep \"Req/Sec\" run.log | awk '{print $2}'"),
+            "  Req/Sec   1.09k  0.3  70%",
+            1090.0,
+        ),
+        (Parse(ParseKind.REGEX, r"final=([0-9.]+)"), "final=3.5 final=4.5", 4.5),
+        (Parse(ParseKind.STDOUT), "123456", 123456.0),
+        (Parse(ParseKind.COMMAND, "cat harness.py && tail -n 1 run.log"), "7", 7.0),
+    ],
+)
+def test_every_way_to_read_the_metric(bench: Callable[..., Bench], parse: Parse, printed: str, value: float) -> None:
+    measured = bench(parse=parse).measure(f"import sys\nprint('noise 99', file=sys.stderr)\nprint({printed!r})")
+    assert measured is not None and measured.value == value
+
+
+def test_a_parse_command_runs_on_the_base_and_not_on_what_the_candidate_left(bench: Callable[..., Bench]) -> None:
+    one = bench(parse=Parse(ParseKind.COMMAND, "ls; cat harness.py; echo loss: 1"))
+    measured = one.measure("open('planted', 'w').write('x')\nopen('harness.py', 'w').write('evil')\nprint('loss: 5')")
+    assert measured is not None and measured.value == 1.0
+
+
+def test_a_parse_command_that_hangs_is_ended(bench: Callable[..., Bench]) -> None:
+    measured = bench(parse=Parse(ParseKind.COMMAND, "sleep 60"), kill_after_seconds=1.0).measure("print('loss: 5')")
+    assert measured is not None and measured.failure is not None and measured.failure.kind is FailureKind.NO_METRIC
+
+
+def test_nothing_out_of_scope_is_measured(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    measured = one.measure("print('loss: -1')", name="harness.py")
+    assert measured is not None and measured.failure is not None
+    assert measured.failure.kind is FailureKind.OUT_OF_SCOPE and "harness.py" in measured.failure.message
+    assert not one.log.exists()
+
+
+def test_nothing_is_left_for_the_next_experiment(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    leave = "import tempfile, os\nfor d in ('.', tempfile.gettempdir()): open(d + '/left', 'w').write('x')\n"
+    look = "import tempfile, os\nprint('loss:', sum(os.path.exists(d + '/left') for d in ('.', tempfile.gettempdir())))"
+    assert (one.measure(leave + look) or _none()).value == 2
+    assert (one.measure(look) or _none()).value == 0
+    assert [each.name for each in one.evaluator.folder.rglob("*")] == ["gpu0"]
+
+
+def test_a_guard_runs_only_on_what_is_better_and_can_refuse_it(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    one = bench(guard=f"echo ran >> {told}; grep -q honest train.py")
+    assert (one.measure("print('loss: 5')", beat=4.0) or _none()).value == 5.0
+    assert not told.exists()
+    assert (one.measure("print('loss: 3')  # honest", beat=4.0) or _none()).value == 3.0
+    refused = one.measure("print('loss: 3')", beat=4.0)
+    assert refused is not None and refused.failure is not None and refused.failure.kind is FailureKind.GUARD
+    assert told.read_text() == "ran\nran\n"
+
+
+def test_what_setup_makes_is_there_for_every_tree_and_made_once(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    one = bench(setup=f"echo ran >> {told}; mkdir data && echo 42 > data/number")
+    one.evaluator.set_up(threading.Event())
+    one.evaluator.set_up(threading.Event())
+    for _ in range(2):
+        assert (one.measure("print('loss:', open('data/number').read())") or _none()).value == 42
+    assert told.read_text() == "ran\n"
+
+
+def test_a_setup_that_fails_is_an_error_with_the_end_of_its_log(bench: Callable[..., Bench]) -> None:
+    with pytest.raises(SetupError, match="no such dataset"):
+        bench(setup="echo no such dataset; exit 4").evaluator.set_up(threading.Event())
+
+
+def test_a_drain_starts_nothing_and_a_halt_ends_what_runs(bench: Callable[..., Bench]) -> None:
+    one = bench(kill_after_seconds=60.0)
+    threading.Timer(0.5, lambda: (one.signals.drain.set(), one.signals.halt.set())).start()
+    assert one.measure("import time; time.sleep(50)") is None
+    assert one.measure("print('loss: 1')") is None
+
+
+def _none() -> Measurement:
+    raise AssertionError("it was not measured")
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["loss", "performance score", "Req/Sec", "p99 (ms)"]),
+)
+def test_any_number_is_read_behind_its_name(value: float, metric: str) -> None:
+    assert number(f"{metric}: {value!r}", metric) == value
+    assert number(f"step 12 {metric} = {value!r} (3 runs)", metric) == value
+    assert number(f"{value!r}", metric) == value
+
+
+@given(st.text())
+def test_no_text_breaks_the_reader(text: str) -> None:
+    read = number(text, "loss")
+    assert read is None or isinstance(read, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,234,567", 1234567.0), ("1.5M", 1.5e6), ("12k rows", 12e3), ("3 MB", 3.0), ("-", None), ("5m30s", 5.0)],
+)
+def test_numbers_as_people_write_them(text: str, value: float | None) -> None:
+    assert number(text, "loss") == value
+    assert not math.isnan(number(text, "loss") or 0.0)
