@@ -13,13 +13,13 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoresearch_ray import process
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.model import Failure, FailureKind, Measurement, ParseKind
+from autoresearch_ray.model import Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Welcome
 from autoresearch_ray.store import Store
 
@@ -148,7 +148,7 @@ class Evaluator:
                 exit_code=ended.code,
                 wall_seconds=ended.wall_seconds,
                 cpu_seconds=ended.cpu_seconds,
-                resources=watch.resources,
+                resources=_with_peak(watch.resources, ended),
             )
         finally:
             for each in (tree, folder / "tmp", folder / "parse"):
@@ -281,6 +281,13 @@ def number(text: str, metric: str) -> float | None:
             lone = not piece[match.end() + 1 : match.end() + 2].isalnum()
             return float(match[0].replace(",", "").replace("_", "")) * (factor if lone else 1.0)
     return None
+
+
+def _with_peak(resources: Resources, ended: process.Exit) -> Resources:
+    """On a CPU, the kernel's own peak counts too: a monitor that samples misses what is short."""
+    if resources.device != "cpu":
+        return resources
+    return replace(resources, peak_mb=max(resources.peak_mb or 0.0, ended.peak_mb))
 
 
 def _crash(ended: process.Exit, log: Path, tail: str) -> Failure:

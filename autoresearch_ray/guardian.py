@@ -66,18 +66,18 @@ def read(path: str) -> bytes:
         return b""
 
 
-def living() -> Iterator[tuple[int, int, int]]:
-    """Pid, parent and process group of every process that is not a zombie."""
+def living() -> Iterator[tuple[int, int]]:
+    """Pid and parent of every process that is not a zombie."""
     for pid in pids():
         fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         if fields and fields[0] not in b"ZX":
-            yield pid, int(fields[1]), int(fields[2])
+            yield pid, int(fields[1])
 
 
-def below(roots: Iterable[int], parents: dict[int, int]) -> set[int]:
-    """The descendants of `roots`, where `parents` says whose child each process is."""
+def below(roots: Iterable[int], processes: Iterable[tuple[int, int]]) -> set[int]:
+    """The descendants of `roots` among pairs of a process and its parent."""
     children: dict[int, list[int]] = {}
-    for pid, parent in parents.items():
+    for pid, parent in processes:
         children.setdefault(parent, []).append(pid)
     found: set[int] = set()
     queue = list(roots)
@@ -88,10 +88,6 @@ def below(roots: Iterable[int], parents: dict[int, int]) -> set[int]:
     return found
 
 
-def descendants(roots: Iterable[int]) -> set[int]:
-    return below(roots, {pid: parent for pid, parent, _ in living()})
-
-
 def carrying(variable: str, value: str) -> set[int]:
     """The processes, other than this one, that were started with `variable=value` in their environment."""
     entry = f"\0{variable}={value}\0".encode()
@@ -99,7 +95,6 @@ def carrying(variable: str, value: str) -> set[int]:
 
 
 def kill(doomed: Iterable[int], number: int) -> None:
-    """Signal processes; a negative number is a whole process group, none of which can fork past the signal."""
     for pid in doomed:
         try:
             os.kill(pid, number)
@@ -111,7 +106,7 @@ def kill_carrying(variable: str, value: str) -> set[int]:
     """SIGKILL, once, what carries the variable and what descends from it. Returns these processes."""
     found = carrying(variable, value)
     if found:
-        found = (found | descendants(found)) - {os.getpid()}
+        found = (found | below(found, living())) - {os.getpid()}
         kill(found, signal.SIGKILL)
     return found
 
@@ -263,7 +258,7 @@ class Guard:
         if self.why == "exit":
             self.why = why
             self.limit = time.monotonic() + self.grace
-            kill(descendants([os.getpid()]), signal.SIGTERM)
+            kill(below([os.getpid()], living()), signal.SIGTERM)
 
     def reap(self) -> bool:
         """Collect the dead. Whether any child is left."""
@@ -291,19 +286,18 @@ class Guard:
     def kill_round(self) -> set[int] | None:
         """SIGKILL every descendant, and whatever carries our tag. None once there is no such process.
 
-        Direct children are killed while the search goes on, with their process groups: of a fork bomb that detaches
-        itself, whoever runs next is always our child, and may be gone before a search of many processes is over. Their
-        groups hold descendants alone, because the command starts in a session of its own.
+        Direct children are killed while the search still goes on: of a fork bomb that detaches itself, whoever runs
+        next is always our child, and may be gone before a search through thousands of processes is over.
         """
         if not self.reap():
             return kill_carrying("AUTORESEARCH_RUN", self.tag) or None
-        me, mine = os.getpid(), os.getpgrp()
-        parents: dict[int, int] = {}
-        for pid, parent, group in living():
-            parents[pid] = parent
+        me = os.getpid()
+        processes = []
+        for pid, parent in living():
+            processes.append((pid, parent))
             if parent == me:
-                kill((pid,) if group in (0, 1, mine) else (-group, pid), signal.SIGKILL)
-        found = below([me], parents)
+                kill([pid], signal.SIGKILL)
+        found = below([me], processes)
         kill(found, signal.SIGKILL)
         return found
 

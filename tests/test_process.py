@@ -282,6 +282,25 @@ while time.monotonic() < end:
     assert time.monotonic() - begun < 1.1 + guardian.KILL_SECONDS
 
 
+def test_nothing_outlives_a_run_that_another_daemon_started_for_it(tmp_path: Path) -> None:
+    """Such a process never descended from the guardian: only the tag in its environment tells that it is ours."""
+    strays: list[subprocess.Popen[bytes]] = []
+
+    def start_stray(pid: int) -> None:
+        wait_for(lambda: (tmp_path / "tag").exists(), "the command says its tag")
+        environ = {"AUTORESEARCH_RUN": (tmp_path / "tag").read_text().strip()}
+        strays.append(subprocess.Popen(["/bin/sleep", "300"], env=environ, start_new_session=True))
+        wait_for(
+            lambda: len(carrying(environ["AUTORESEARCH_RUN"])) == 3, "the stray runs, besides guardian and command"
+        )
+        (tmp_path / "go").touch()
+
+    script = "echo $AUTORESEARCH_RUN > part; mv part tag; while ! [ -e go ]; do :; done"
+    end = run(script, tmp_path, started=start_stray)
+    assert end.why == "exit"
+    assert strays[0].wait(5) == -signal.SIGKILL
+
+
 def test_sweep_ends_what_carries_the_marker_of_a_dead_worker_and_nothing_else() -> None:
     mine, other = uuid.uuid4().hex, uuid.uuid4().hex
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import psutil
 
 from autoresearch_ray.model import Resources
@@ -58,10 +60,8 @@ class _Watch:
         if self._root is None:
             return
         self._alive.add(self._root)
-        try:
+        with suppress(psutil.NoSuchProcess):  # what it left behind is still in `_alive`
             self._alive.update(self._root.children(recursive=True))
-        except psutil.NoSuchProcess:
-            pass  # what it left behind is still in `_alive`
         sizes = {each: _resident_mb(each) for each in self._alive}
         self._alive = {each for each, size in sizes.items() if size}
         if self._alive:
@@ -69,8 +69,8 @@ class _Watch:
 
 
 def _resident_mb(process: psutil.Process) -> float:
-    """Zero for a process that is over, a zombie included: it holds no memory."""
+    """Zero for a process that is over (a zombie holds no memory) or that is hidden from us."""
     try:
         return float(process.memory_info().rss) / _MB
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0.0

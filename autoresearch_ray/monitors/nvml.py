@@ -39,17 +39,21 @@ _THROTTLE = {
     0x400: "reliability",
 }
 
+# What to do when NVML does not open, by the error numbers of nvml.h.
 _HINTS = {
-    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "install the NVIDIA driver, or start the container with its GPUs "
-    "(`--gpus all`); a machine without GPUs runs with `--gpus-per-worker 0`",
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the driver is installed, but not loaded: `modprobe nvidia`, or reboot",
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the driver was updated under the running kernel: reboot",
-    pynvml.NVML_ERROR_NO_PERMISSION: "this user may not open /dev/nvidiactl",
+    4: "this user may not open /dev/nvidiactl",
+    9: "the driver is installed, but not loaded: `modprobe nvidia`, or reboot",
+    12: "install the NVIDIA driver, or start the container with its GPUs (`--gpus all`); "
+    "a machine without GPUs runs with `--gpus-per-worker 0`",
+    18: "the driver was updated under the running kernel: reboot",
 }
 
 
 class Nvml:
-    """Watches the GPUs of one worker; several count as one: memory, power and energy are summed, the hottest counts.
+    """Watches the GPUs of one worker, every half second from just before the evaluation to just after it.
+
+    Power and utilisation are means, the temperature is the highest. Several GPUs count as one: memory, power and energy
+    are summed, utilisation is their mean, and the name is the first one's.
 
     `gpus` are indices in PCI order, as Ray grants them, or UUIDs ("GPU-...", "MIG-..."). Raises `GpuError` where NVML
     or one of them cannot be read.
@@ -67,11 +71,10 @@ class Nvml:
             raise GpuError("NVML has nothing to watch: this worker was granted no GPU", "choose `monitor: cpu`")
         _initialise()
         self._devices = tuple(_find(each) for each in gpus)
-        handles = [each.handle for each in self._devices]
-        uuids = [_ask(("nvmlDeviceGetUUID",), each) for each in handles]
+        uuids = [each.uuid for each in self._devices if each.uuid]
         self._known = Resources(
-            device=_ask(("nvmlDeviceGetName",), handles[0]) or "NVIDIA GPU",
-            uuid=",".join(uuids) if all(uuids) else None,
+            device=self._devices[0].name or "NVIDIA GPU",
+            uuid=",".join(uuids) if len(uuids) == len(gpus) else None,
             driver=_ask(("nvmlSystemGetDriverVersion",)),
         )
 
@@ -79,7 +82,7 @@ class Nvml:
     def ids() -> tuple[str, ...]:
         """The GPUs of this machine, in PCI order. Raises `GpuError` where NVML cannot be read."""
         _initialise()
-        return tuple(str(each) for each in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(str(each) for each in range(_ask(("nvmlDeviceGetCount",)) or 0))
 
     @property
     def device(self) -> str:
@@ -93,6 +96,8 @@ class Nvml:
 class _Device:
     id: str
     handle: Any
+    name: str | None
+    uuid: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +238,10 @@ def _initialise() -> None:
 
 
 def _find(gpu: str) -> _Device:
+    by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
     try:
-        if gpu.isdecimal():
-            return _Device(gpu, pynvml.nvmlDeviceGetHandleByIndex(int(gpu)))
-        return _Device(gpu, pynvml.nvmlDeviceGetHandleByUUID(gpu))
+        handle = by_index(int(gpu)) if gpu.isdecimal() else by_uuid(gpu)
+        return _Device(gpu, handle, _ask(("nvmlDeviceGetName",), handle), _ask(("nvmlDeviceGetUUID",), handle))
     except pynvml.NVMLError as error:
         here = ", ".join(Nvml.ids()) or "none"
         raise GpuError(
@@ -253,11 +258,9 @@ def _ask(names: tuple[str, ...], *arguments: Any) -> Any:
 
     "Unknown error" is an answer of laptops and of virtual GPUs for what they do not have; it does not mean a loss here.
     """
-    for name in names:
+    for entry in (getattr(pynvml, name) for name in names if hasattr(pynvml, name)):
         try:
-            return getattr(pynvml, name)(*arguments)
-        except AttributeError:  # a pynvml older than this entry point
-            continue
+            return entry(*arguments)
         except pynvml.NVMLError as error:
             if _gone(error):
                 raise
