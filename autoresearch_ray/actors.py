@@ -217,11 +217,13 @@ class RayCrew:
     def finish(self) -> None:
         for actor in self._actors.values():
             ray.kill(actor)
-        try:
-            ray.get(self._coordinator.leave.remote())
-        except RayError as error:
-            self._failures.append(_cause(error))
-        ray.kill(self._coordinator)
+        if self._coordinator is not None:
+            try:
+                ray.get(self._coordinator.leave.remote())
+            except RayError as error:
+                self._failures.append(_cause(error))
+            ray.kill(self._coordinator)
+            self._coordinator = None
         shutil.rmtree(scratch(self._welcome), ignore_errors=True)
         self._cluster.leave()
         if self._failures:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from autoresearch_ray import process
 from autoresearch_ray.errors import RepoError
@@ -87,7 +86,9 @@ def run(
         return process.call(
             argv, cwd=folder, environ=environ(**(more or {})), stdin=stdin, timeout_seconds=timeout_seconds
         )
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except TimeoutError as error:
+        raise RepoError(str(error), "the machine or its disk is overloaded") from error
+    except OSError as error:
         hint = "install git 2.31 or newer" if folder.is_dir() else "check the path"
         raise RepoError(f"git cannot run in {folder}: {error}", hint) from error
 
@@ -110,19 +111,20 @@ def git(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a commit: its mode ("100644", "100755", "120000" a symlink, "160000" a submodule) and object id."""
+    """One file of a commit. Its mode is "100644", "100755", "120000" (a symbolic link) or "160000" (a submodule)."""
 
     mode: str
     oid: str
+    size: int | None = None  # bytes, where it was asked for
 
 
 class Bare:
     """A bare repository that only we write to. Safe to use from several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
 
-    def _init(self, oid: str, config: Mapping[str, str] = MappingProxyType({})) -> None:
+    def _init(self, oid: str, config: Mapping[str, str]) -> None:
         """Make the repository, in the object format of `oid`."""
         self.folder.mkdir(parents=True)
         format_ = "sha256" if len(oid) == 64 else "sha1"
@@ -142,7 +144,7 @@ class Bare:
 
     def entries(self, commit: str) -> dict[str, Entry]:
         """Every file of `commit` by its path."""
-        return parse_tree(self.git("ls-tree", "-r", "-z", "--full-tree", commit))
+        return parse_tree(self.git("ls-tree", "-r", "-l", "-z", "--full-tree", commit))
 
     def pack(self, commit: str, have: Sequence[str] = ()) -> bytes:
         """A bundle of `commit` for one who has the commits `have`; b"" when nothing is missing there.
@@ -199,12 +201,12 @@ class Bare:
 
 
 def parse_tree(listing: bytes) -> dict[str, Entry]:
-    """Read the output of `git ls-tree -r -z`."""
+    """Read the output of `git ls-tree -r -z`, with or without `-l`."""
     entries = {}
     for line in listing.split(b"\0")[:-1]:
         head, _, path = line.partition(b"\t")
-        mode, _, oid = head.decode().split(" ")
-        entries[os.fsdecode(path)] = Entry(mode, oid)
+        mode, _, oid, *size = head.decode().split()
+        entries[os.fsdecode(path)] = Entry(mode, oid, int(size[0]) if size and size[0] != "-" else None)
     return entries
 
 
@@ -221,6 +223,7 @@ def _objects(pack: bytes) -> int:
 def _whole(pack: bytes) -> bool:
     """Whether a pack has arrived as it was sent: it ends in the digest of all that comes before."""
     for digest, size in ((hashlib.sha1, 20), (hashlib.sha256, 32)):
-        if pack[:4] == b"PACK" and digest(pack[:-size], usedforsecurity=False).digest() == pack[-size:]:
+        body = memoryview(pack)[:-size]
+        if pack[:4] == b"PACK" and digest(body, usedforsecurity=False).digest() == pack[-size:]:
             return True
     return False

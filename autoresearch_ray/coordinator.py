@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autoresearch_ray import board as boards
 from autoresearch_ray import brief, ledger, orders
-from autoresearch_ray.errors import LedgerError
+from autoresearch_ray.errors import LedgerError, RepoError
 from autoresearch_ray.model import (
     Attempt,
     Brief,
@@ -37,6 +37,7 @@ from autoresearch_ray.repo import Hub
 
 _RECENT = 300  # experiments that a brief may draw on: it stays as long after ten thousand
 _PATIENCE_SECONDS = 20.0  # a dead driver's coordinator was seen to hold on for some seconds
+_ROOM = "make room on the disk, then run the same again"
 _KNOWN = 64  # commits that a lane is remembered to have
 
 
@@ -77,8 +78,7 @@ class Coordinator:
             return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
-        if bundle and attempt.commit:
-            self._hub.unpack(bundle, f"refs/attempts/{attempt.lane}/{attempt.id.rpartition('-')[2]}", attempt.commit)
+        self._keep_commit(attempt, bundle)
         self._keep_logs(attempt.lane, logs)
         with self._lock:
             self._known[attempt.lane].extend(each for each in (attempt.parent, *attempt.line) if each)
@@ -121,6 +121,14 @@ class Coordinator:
 
     def _branch(self, lane: str) -> str:
         return f"autoresearch/{self._board.opened.tag}-{lane}"
+
+    def _keep_commit(self, attempt: Attempt, bundle: bytes) -> None:
+        if bundle and attempt.commit:
+            ref = f"refs/attempts/{attempt.lane}/{attempt.id.rpartition('-')[2]}"
+            try:
+                self._hub.unpack(bundle, ref, attempt.commit)
+            except RepoError as error:
+                raise LedgerError(f"the hub cannot keep {attempt.commit[:7]}: {error.message}", _ROOM) from error
 
     def _keep_logs(self, lane: str, logs: Mapping[str, bytes]) -> None:
         folder = self.folder / "logs" / lane

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+RUN = "AUTORESEARCH_RUN"
 PIECE = 64 << 10
 KILL_SECONDS = 10.0
 PR_SET_CHILD_SUBREAPER = 36
@@ -66,18 +67,18 @@ def read(path: str) -> bytes:
         return b""
 
 
-def living() -> Iterator[tuple[int, int]]:
-    """Pid and parent of every process that is not a zombie."""
+def parents() -> Iterator[tuple[int, int]]:
+    """Every process with its parent. Zombies too: one whose first thread has ended may have others that run."""
     for pid in pids():
         fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        if fields and fields[0] not in b"ZX":
+        if fields:
             yield pid, int(fields[1])
 
 
-def below(roots: Iterable[int], processes: Iterable[tuple[int, int]]) -> set[int]:
-    """The descendants of `roots` among pairs of a process and its parent."""
+def below(roots: Iterable[int], pairs: Iterable[tuple[int, int]]) -> set[int]:
+    """The descendants of `roots` among `pairs` of a process and its parent."""
     children: dict[int, list[int]] = {}
-    for pid, parent in processes:
+    for pid, parent in pairs:
         children.setdefault(parent, []).append(pid)
     found: set[int] = set()
     queue = list(roots)
@@ -106,7 +107,7 @@ def kill_carrying(variable: str, value: str) -> set[int]:
     """SIGKILL, once, what carries the variable and what descends from it. Returns these processes."""
     found = carrying(variable, value)
     if found:
-        found = (found | below(found, living())) - {os.getpid()}
+        found = (found | below(found, parents())) - {os.getpid()}
         kill(found, signal.SIGKILL)
     return found
 
@@ -132,8 +133,8 @@ def end(kill_round: Callable[[], set[int] | None]) -> tuple[set[int], set[int]]:
 class Log:
     """Keeps the first and the last half of `cap` bytes in `file`, because the metric is at the end.
 
-    The last half goes round a ring in an unnamed file next to `path`, which `close` appends. A disk that is full stops
-    the writing and not the command: `error` says so.
+    The last half goes round a ring in an unnamed file next to `path`, which `close` appends: who follows the file sees
+    nothing new until then. A disk that is full stops the writing and not the command: `error` says so.
     """
 
     def __init__(self, file: int, path: str, cap: int) -> None:
@@ -258,7 +259,7 @@ class Guard:
         if self.why == "exit":
             self.why = why
             self.limit = time.monotonic() + self.grace
-            kill(below([os.getpid()], living()), signal.SIGTERM)
+            kill(below([os.getpid()], parents()), signal.SIGTERM)
 
     def reap(self) -> bool:
         """Collect the dead. Whether any child is left."""
@@ -290,14 +291,14 @@ class Guard:
         next is always our child, and may be gone before a search through thousands of processes is over.
         """
         if not self.reap():
-            return kill_carrying("AUTORESEARCH_RUN", self.tag) or None
+            return kill_carrying(RUN, self.tag) or None
         me = os.getpid()
-        processes = []
-        for pid, parent in living():
-            processes.append((pid, parent))
+        pairs = []
+        for pid, parent in parents():
+            pairs.append((pid, parent))
             if parent == me:
                 kill([pid], signal.SIGKILL)
-        found = below([me], processes)
+        found = below([me], pairs)
         kill(found, signal.SIGKILL)
         return found
 
@@ -320,7 +321,7 @@ class Guard:
             "oom_killed": self.why == "exit" and oom_killed(self.code, self.kills_before),
             "log_bytes": self.logs[0].size,
             "log_error": "; ".join(log.error for log in self.logs if log.error),
-            "survivors": len(survivors),
+            "survivors": max(len(survivors), self.reap()),
         }
 
 

@@ -61,9 +61,12 @@ class Tail:
         self._lines = 0
 
     def read(self) -> list[tuple[Event, ...]]:
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError as error:
+            raise LedgerError(f"cannot read {self._path}: {error.strerror}") from error
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         lines = whole.split(b"\n")[:-1]
@@ -141,4 +144,7 @@ class Ledger:
         self._size += len(line)
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Let another writer have it. Closing twice is closing once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -26,11 +26,13 @@ from typing import Any, Literal
 from autoresearch_ray import guardian
 from autoresearch_ray.errors import SetupError
 
-RUN = "AUTORESEARCH_RUN"  # in the environment of everything that one `run` starts, its guardian included
+RUN = guardian.RUN  # in the environment of everything that one `run` starts, its guardian included
 OWNER = "AUTORESEARCH_OWNER"  # in the environment of everything that one worker starts, if the caller puts it there
 
 # Imported, not run as a script, so that its compiled form is used: 3.5 ms less for every command.
 _GUARDIAN = "import sys; sys.path.append(sys.argv[1]); from guardian import main; main(int(sys.argv[2]))"
+# Some builds of Python find their own library by this; nothing else of the worker's environment is handed on.
+_NEEDED = ("LD_LIBRARY_PATH",)
 _MARGIN_SECONDS = guardian.KILL_SECONDS + 20.0  # what the guardian may take on top of deadline and grace
 
 
@@ -39,7 +41,7 @@ class Exit:
     """How a command ended, as its guardian saw it."""
 
     why: Literal["exit", "timeout", "cancelled", "lost"]  # lost: the guardian itself vanished
-    code: int | None  # exit status; negative for a signal; None when lost
+    code: int | None  # exit status; negative for a signal; None when lost, or when it survived
     wall_seconds: float
     cpu_seconds: float  # user and system time of the whole descended tree
     peak_mb: float  # largest resident size of any single process, in 2**20 bytes
@@ -72,7 +74,8 @@ def run(
     Both streams go to `log`, standard output also to `stdout` if that is given; of more than `cap_bytes` each keeps the
     first and the last half. After `timeout_seconds`, or when `cancel` is set, everything gets SIGTERM, and SIGKILL
     `grace_seconds` later; what is left after an ordinary exit gets SIGKILL at once. `started` is called with the pid of
-    the first process. Raises `OSError` if `cwd` is no directory or a log cannot be opened.
+    the first process; an exception that it raises ends the command and goes on to the caller. Raises `OSError` if `cwd`
+    is no directory, a log cannot be opened or no process can be started.
     """
     if not cwd.is_dir():
         raise NotADirectoryError(f"cannot run a command in {cwd}: no such directory")
@@ -169,7 +172,7 @@ def _guarded(
                 stderr=files.enter_context(log.open("wb")),
                 pass_fds=(theirs.fileno(),),
                 cwd="/",
-                env={RUN: tag, **{key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ}},
+                env={RUN: tag, **{key: os.environ[key] for key in _NEEDED if key in os.environ}},
                 start_new_session=True,
             )
         try:
@@ -182,6 +185,8 @@ def _guarded(
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    """What a short command returned: its exit status, its output as it came, its errors as text."""
+
     code: int
     out: bytes
     err: str

@@ -119,7 +119,7 @@ class Hub(Bare):
     def open(cls, folder: Path) -> Hub:
         if not (folder / "objects").is_dir():
             raise RepoError(f"{folder} is not the hub of a run", "look for .autoresearch/<tag>/hub.git")
-        return cls(folder.resolve())
+        return cls(folder)
 
     def unlock(self) -> None:
         """Remove the locks that a killed process left. Only for the one process that writes, before it starts."""

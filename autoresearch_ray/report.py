@@ -317,8 +317,8 @@ def _frame(board: Board) -> tuple[float, float]:
         return 0.0, 1.0
     span = max(kept) - min(kept) or 6 * (board.noise or 0.0) or abs(kept[0]) * 0.02 or 1.0
     if board.direction is Direction.LOWER:
-        return min(kept) - 0.3 * span, max(kept) + 0.6 * span
-    return min(kept) - 0.6 * span, max(kept) + 0.3 * span
+        return min(kept) - 0.45 * span, max(kept) + 0.6 * span
+    return min(kept) - 0.6 * span, max(kept) + 0.45 * span
 
 
 def _label(axes: Any, steps: list[tuple[int, float, Experiment | None]], direction: Direction) -> None:

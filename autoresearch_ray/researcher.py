@@ -5,6 +5,7 @@ This page is the whole idea. Everything it needs is handed to it; nothing here k
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ class Researcher:
         began = time.monotonic()
         proposal = self.agent.propose(tree / prefix, reply.brief, self._log(order.id, "agent."), self.signals.drain)
         seconds = time.monotonic() - began
-        proposal = replace(proposal, usage=replace(proposal.usage, seconds=seconds))
+        proposal = _sane(proposal, seconds)
         made = self.store.commit(tree, order.parent, proposal.idea, self.welcome.program.scope, prefix)
         if isinstance(made, Failure) and made.kind is FailureKind.NO_CHANGE and proposal.error:
             made = Failure(FailureKind.AGENT, proposal.error)
@@ -127,6 +128,18 @@ class Researcher:
                     logs[path.name] = file.read()
                 path.unlink()
         return logs
+
+
+def _sane(proposal: Proposal, seconds: float) -> Proposal:
+    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading."""
+    cost = proposal.usage.cost_usd
+    usage = replace(
+        proposal.usage, seconds=seconds, cost_usd=cost if cost is not None and 0 <= cost < math.inf else None
+    )
+    params = {
+        name: each for name, each in proposal.params.items() if not isinstance(each, float) or math.isfinite(each)
+    }
+    return replace(proposal, usage=usage, params=params)
 
 
 _UNDONE = Failure(FailureKind.MACHINE, "not carried out")

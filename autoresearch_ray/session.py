@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import IO
 from autoresearch_ray import board as boards
 from autoresearch_ray import ledger, model, report, results
 from autoresearch_ray import program as reader
-from autoresearch_ray.errors import AgentError, ClusterError, RepoError, SetupError
+from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
 from autoresearch_ray.model import Experiment, Judged, Opened, Options, Published, Resumed
 from autoresearch_ray.ports import Crew, named
@@ -33,6 +34,7 @@ from autoresearch_ray.worker import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
+_LOCK_SECONDS = 0.5
 
 
 class Program(model.Program):
@@ -68,9 +70,10 @@ class Session:
             else Path.cwd() / ".autoresearch" / self.tag
         )
         self.resumed = False
+        self.warnings: list[str] = []  # what went wrong on the way and did not stop the run
         self.unpublished: list[str] = []  # branches that could not be updated because somebody has them checked out
         self._environ = dict(os.environ if environ is None else environ)
-        self._interrupts = 0
+        self._hurry = False  # somebody interrupted the way out
         self._fresh: list[Experiment] = []
 
     # --- Entering and leaving ----------------------------------------------------------------------------------------
@@ -78,22 +81,30 @@ class Session:
     def __enter__(self) -> Session:
         """Raises the error of whatever must be fixed first; until all is checked, nothing is written."""
         self._check()
-        start = self._crew_to_be()
-        self._lock = self._locked()
-        self._open()
-        self.board = boards.replay(self._tail.read())
-        self._crew: Crew = start()
+        with ExitStack() as undo:
+            start = self._crew_to_be(undo)
+            self._lock = undo.enter_context(self._locked())
+            self._open()
+            self.board = boards.replay(self._tail.read())
+            self._crew: Crew = start()
+            undo.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Finish what is being measured, or after a second interrupt nothing; then publish and report."""
-        interrupted = isinstance(error, KeyboardInterrupt)
-        try:
-            if self._crew.wait(0):
-                self.stop("interrupted" if interrupted else "the session was left")
-            self._outlast_interrupts(self.wait)
-        finally:
-            self._outlast_interrupts(self._end)
+        """Finish what is being measured, or after a second interrupt nothing; then publish and report.
+
+        Each step is taken whatever became of the one before: threads and actors must end on a full disk, too.
+        """
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "the session was left"
+        failures: list[Exception] = []
+        for step in (lambda: self._stop_if_alive(reason), self.wait, self._crew.finish, self._write_up):
+            try:
+                self._outlast_interrupts(step)
+            except (AutoresearchError, OSError) as failure:
+                failures.append(failure)
+        self._lock.close()
+        if error is None and failures:
+            raise failures[0]
         closed = self.board.closed
         if error is None and closed and closed.failed:
             raise SetupError(closed.reason, f"the logs are in {self.folder / 'logs'}; mend it, then run the same again")
@@ -122,11 +133,13 @@ class Session:
 
     def stop(self, reason: str = "stopped", *, now: bool = False) -> None:
         """No new proposals; measurements that run are finished, or with `now` ended. The run can be taken up again."""
-        self._crew.close(reason, hard=True)
-        if now:
-            self._crew.halt()
-        else:
-            self._crew.drain()
+        try:
+            self._crew.close(reason, hard=True)
+        finally:
+            if now:
+                self._crew.halt()
+            else:
+                self._crew.drain()
 
     def wait(self) -> None:
         """Until the run has ended."""
@@ -188,22 +201,19 @@ class Session:
             )
         return {each: self._environ[each] for each in options.secrets if each in self._environ}
 
-    def _crew_to_be(self) -> Callable[[], Crew]:
-        """What starts the crew, once it is known that it can be seated."""
+    def _crew_to_be(self, undo: ExitStack) -> Callable[[], Crew]:
+        """What starts the crew, once it is known that it can be seated; `undo` lets go of Ray again."""
         options = self.program.options
         if options.backend == "local":
-            slots = _local_slots(options)
+            slots = _local_slots(options, self._environ)
             return lambda: LocalCrew(self.folder, slots, self._environ)
         if options.address is None and "ray" not in sys.modules:
             os.environ.update(_single_box(os.environ))
         from autoresearch_ray import actors  # imports Ray, which takes half a second
 
         cluster = actors.Cluster(options.address)
-        try:
-            workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
-        except ClusterError:
-            cluster.leave()
-            raise
+        undo.callback(cluster.leave)
+        workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
         values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
         return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)
 
@@ -213,16 +223,21 @@ class Session:
         """The driver's lock on the folder. Raises `SetupError` with the pid and host of the one who has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "driver.lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)  # `status` holds it for a moment, to see whether somebody else does
+                    continue
             lock.close()
             who = json.loads((self.folder / "driver.json").read_text())
             raise SetupError(
                 f"the tag {self.tag!r} is in use by process {who['pid']} on {who['host']}",
                 f"end it with `autoresearch-ray stop --tag {self.tag}`, or choose another --tag",
-            ) from None
-        return lock
+            )
 
     def _open(self) -> None:
         """Open a new run, or take up the one that is there."""
@@ -272,7 +287,7 @@ class Session:
                 if isinstance(event, Judged):
                     self._fresh += filter(None, [self.board.find(event.id)])
                 elif isinstance(event, Published):
-                    self._publish()
+                    self._publish_meanwhile()
 
     def _heed_stop_file(self) -> None:
         path = self.folder / "stop"
@@ -281,31 +296,41 @@ class Session:
             path.unlink()
             self.stop("asked to stop", now=wish == "now")
 
+    def _publish_meanwhile(self) -> None:
+        """The night goes on when the user's repository cannot be written; the way out tries again, and then says so."""
+        try:
+            self._publish()
+        except RepoError as error:
+            self.warnings.append(error.message)
+
     def _publish(self) -> None:
         self.unpublished = self._origin.publish(self.folder / "hub.git", self.tag)
 
-    def _outlast_interrupts(self, work: Callable[[], None]) -> None:
-        """A first interrupt has been asked for when we come here; another one ends the measurements too."""
+    def _stop_if_alive(self, reason: str) -> None:
+        if self._crew.wait(0):
+            self.stop(reason)
+
+    def _outlast_interrupts(self, step: Callable[[], None]) -> None:
+        """Take a step of the way out. An interrupt during it ends the measurements; the step is then taken again."""
         while True:
             try:
-                work()
+                if self._hurry:
+                    self._crew.halt()
+                step()
                 return
             except KeyboardInterrupt:
-                self._interrupts += 1
-                if self._interrupts > 1:
-                    raise
-                self.stop("interrupted", now=True)
+                self._hurry = True
 
-    def _end(self) -> None:
+    def _write_up(self) -> None:
+        """The branches, and the files that are derived from the ledger."""
+        self._take_in()
+        self._publish()
         try:
-            self._crew.finish()
-        finally:
-            self._take_in()
-            self._publish()
             (self.folder / "results.tsv").write_text(results.tsv(self.board))
             (self.folder / "results.jsonl").write_text(results.jsonl(self.board))
             self.report(self.folder / "report.md")
-            self._lock.close()
+        except OSError as error:
+            raise LedgerError(f"cannot write in {self.folder}: {error.strerror}", "make room on the disk") from error
 
 
 def _single_box(environ: Mapping[str, str]) -> dict[str, str]:
@@ -338,11 +363,15 @@ def _seated(room: int, options: Options) -> int:
     return options.workers
 
 
-def _local_slots(options: Options) -> list[tuple[str, ...]]:
-    """The GPU ids of each worker of this machine, whole GPUs in their order; a share repeats its GPU."""
+def _local_slots(options: Options, environ: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The GPU ids of each worker of this machine, whole GPUs in their order; a share repeats its GPU.
+
+    `CUDA_VISIBLE_DEVICES` limits them, as it does for Ray.
+    """
     if not options.gpus_per_worker:
         return [()] * (1 if options.workers == "auto" else options.workers)
-    gpus = named("monitors", "nvml").ids()
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named("monitors", "nvml").ids() if visible is None else tuple(filter(None, visible.split(",")))
     share = options.gpus_per_worker
     room = int(len(gpus) / share + 1e-9) if share < 1 else len(gpus) // int(share)
     workers = _seated(room, options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import posixpath
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,7 @@ from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
 
 COMMIT_MB = 32  # that one commit may add: bundles travel inside calls
 _NOT_INSIDE = {SYMLINK: "a symbolic link", SUBMODULE: "a submodule"}
-_RAW = (
-    "* -text -ident -filter -eol -working-tree-encoding\n"  # files are the bytes of the commit, and the other way round
-)
+_RAW = "* -text -ident -filter -eol -working-tree-encoding\n"  # files are the very bytes of the commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,9 @@ class Store(Bare):
         trees.remove(folder)
         store = cls(folder)
         store._init(base, {"core.fsync": "none"})  # lost with its machine, and made again
-        (folder / "info").mkdir(exist_ok=True)
+        for name in ("info", "scratch", "rules"):
+            (folder / name).mkdir(exist_ok=True)
         (folder / "info" / "attributes").write_text(_RAW)
-        for scratch in ("scratch", "rules"):
-            (folder / scratch).mkdir()
         store.take(bundle)
         if not store.has(base):
             raise RepoError(f"the bundle does not bring the base commit {base}", "make it for one who has nothing")
@@ -70,6 +68,7 @@ class Store(Bare):
 
     def checkout(self, tree: Path, commit: str) -> None:
         """Empty `tree` and fill it with the files of `commit`, and nothing else: for measuring."""
+        tree = tree.absolute()
         trees.empty(tree)
         with self._scratch() as scratch:
             self.git("read-tree", "--reset", "-u", commit, GIT_WORK_TREE=str(tree), GIT_INDEX_FILE=f"{scratch}/index")
@@ -79,6 +78,7 @@ class Store(Bare):
 
         That repository reads our objects and writes its own; it is on the branch "experiment", with a clean status.
         """
+        tree = tree.absolute()
         trees.empty(tree)
         own = tree / ".git"
         extension = "[extensions]\n\tobjectFormat = sha256\n" if len(commit) == 64 else ""
@@ -114,12 +114,14 @@ class Store(Bare):
             return failure
         if not changed:
             return Failure(FailureKind.NO_CHANGE, "no file was changed")
-        contents = {each.path: trees.read(tree, each.path) for each in changed if each.mode}
-        if sum(map(len, contents.values())) > COMMIT_MB << 20:
-            largest = max(contents, key=lambda path: len(contents[path]))
-            return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {_shown(largest)}")
+        sizes = {each.path: os.lstat(tree / each.path).st_size for each in changed if each.mode}
+        if sum(sizes.values()) > COMMIT_MB << 20:
+            largest = _shown(max(sizes, key=lambda path: sizes[path]))
+            return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {largest}")
+        contents = {path: trees.read(tree, path) for path in sizes}
         ref = f"refs/candidates/{next(self._numbers)}"
-        commit = self.git("fast-import", "--quiet", "--done", stdin=_script(ref, parent, idea, changed, contents))
+        script = _script(ref, parent, idea, changed, contents)
+        commit = self.git("fast-import", "--quiet", "--force", "--done", stdin=script)
         return self._candidate(parent, [commit.decode().strip()])
 
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
@@ -127,6 +129,8 @@ class Store(Bare):
 
         A `Failure` names the files in conflict, or says that nothing is left.
         """
+        if not commits:
+            return Failure(FailureKind.NO_CHANGE, "there is nothing to replay")
         with self._scratch() as scratch:
             tree = scratch / "tree"
             self.stand(tree, onto)
@@ -139,7 +143,8 @@ class Store(Bare):
                 files = bare.git("diff", "--name-only", "--diff-filter=U", "-z", folder=tree, more=here)
                 if files:
                     return Failure(FailureKind.CONFLICT, f"in conflict: {_names(_paths(files))}")
-                if done.code != 1:
+                empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
+                if done.code != 1 or not empty:
                     raise RepoError(f"git cherry-pick failed: {done.err.strip()}")
                 step = ("cherry-pick", "--skip")
             head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
@@ -225,7 +230,7 @@ def _judge(changed: Sequence[Change], scope: Scope, prefix: str) -> Failure | No
     """The `Failure` that these changes are, if one of them may not be."""
     start = f"{prefix}/" if prefix else ""
     outside = [
-        each.path.removeprefix(start)
+        posixpath.relpath(each.path, prefix or ".")
         for each in changed
         if not each.path.startswith(start) or not scope.allows(each.path.removeprefix(start))
     ]

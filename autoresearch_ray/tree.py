@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import BinaryIO
 
 from autoresearch_ray import process
 from autoresearch_ray.bare import Entry, environ
@@ -127,25 +128,31 @@ def _walk(tree: Path, folders: Iterable[str], known: set[str]) -> Iterator[tuple
 def _listing(folder: Path) -> list[tuple[str, os.stat_result]]:
     """The entries of one folder, whatever its permissions."""
     try:
-        return [(each.name, each.stat(follow_symlinks=False)) for each in os.scandir(folder)]
+        return _stats(folder)
     except PermissionError:
         folder.chmod(0o700)
-        return [(each.name, each.stat(follow_symlinks=False)) for each in os.scandir(folder)]
+        return _stats(folder)
+
+
+def _stats(folder: Path) -> list[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        return [(each.name, each.stat(follow_symlinks=False)) for each in entries]
 
 
 def _compare(tree: Path, path: str, status: os.stat_result, entry: Entry) -> list[Change]:
     """The change of one tracked file, if it has changed."""
     if stat.S_ISLNK(status.st_mode):
         target = os.readlink(os.fsencode(tree / path))  # noqa: PTH115 - Path.readlink tidies what it returns
-        same = entry.mode == SYMLINK and _oid(target, entry.oid) == entry.oid
+        same = entry.mode == SYMLINK and _oid([target], len(target), entry.oid) == entry.oid
         return [] if same else [Change(path, SYMLINK, "a symbolic link")]
     if not stat.S_ISREG(status.st_mode):
         return [Change(path, trouble="not a plain file")]
     mode = _mode(status)
-    executable = entry.mode == "100755"
-    if entry.mode == SYMLINK or executable != (mode == "100755"):
+    if mode != entry.mode or status.st_size != entry.size:
         return [Change(path, mode)]
-    return [] if _oid(read(tree, path), entry.oid) == entry.oid else [Change(path, mode)]
+    with _opened(tree, path) as file:
+        pieces = iter(lambda: file.read(1 << 20), b"")
+        return [] if _oid(pieces, status.st_size, entry.oid) == entry.oid else [Change(path, mode)]
 
 
 def _new(tree: Path, path: str, submodules: set[str]) -> list[Change]:
@@ -159,22 +166,27 @@ def _new(tree: Path, path: str, submodules: set[str]) -> list[Change]:
 
 
 def read(tree: Path, path: str) -> bytes:
-    """The bytes of a plain file, whatever its permissions. Follows no link and never waits on a pipe."""
+    """The bytes of a plain file, whatever its permissions."""
+    with _opened(tree, path) as file:
+        return file.read()
+
+
+def _opened(tree: Path, path: str) -> BinaryIO:
+    """A plain file, opened whatever its permissions; no link is followed, no pipe waited for."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        file = os.open(tree / path, flags)
+        return os.fdopen(os.open(tree / path, flags), "rb")
     except PermissionError:
         (tree / path).chmod(0o600)
-        file = os.open(tree / path, flags)
-    with os.fdopen(file, "rb") as opened:
-        return opened.read()
+        return os.fdopen(os.open(tree / path, flags), "rb")
 
 
-def _oid(content: bytes, like: str) -> str:
-    """The object id of a file with these bytes, in the object format of `like`."""
+def _oid(pieces: Iterable[bytes], size: int, like: str) -> str:
+    """The object id of a file with this content, in the object format of `like`."""
     digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
-    digest.update(b"blob %d\0" % len(content))
-    digest.update(content)
+    digest.update(b"blob %d\0" % size)
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 

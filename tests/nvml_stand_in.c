@@ -1,7 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1 that plays a recorded scenario, so that the real pynvml runs without a GPU.
  *
  * The file named by NVML_STAND_IN holds lines `key value`, and lines `step`. A value holds from its step on, until a
- * later step says otherwise. Each reading of the first device's memory begins the next step, and the last step stays.
+ * later step says otherwise. Each reading of a device's memory begins its next step, and the last step stays.
  * Keys of a device begin with its index: `0.used_mb 512`. A value `!15` makes NVML answer with error 15, and a key that
  * is missing with "not supported" (3). `0.compute` and `0.graphics` are lists `pid:mb`, `pid:` where the driver does
  * not say how much. `0.used_mb hang` never answers.
@@ -18,20 +18,24 @@
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 enum { MAX_DEVICES = 8, LINE = 512 };
 
-typedef struct device { int index; } *device_t;
+typedef struct device { int index; atomic_int readings; } *device_t; /* readings of its memory */
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } utilization_t;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gpu_instance, compute_instance; } process_t;
 typedef struct { unsigned int version, sensor; int temperature; } temperature_t;
 
 static struct device devices[MAX_DEVICES];
-static atomic_int readings; /* of the first device's memory */
 
-/* How many steps were played; the tests wait for it. */
-int stand_in_readings(void) { return atomic_load(&readings); }
+/* How many steps were played on the device that is ahead; the tests wait for it. */
+int stand_in_readings(void) {
+    int most = 0;
+    for (int index = 0; index < MAX_DEVICES; index++)
+        if (devices[index].readings > most) most = devices[index].readings;
+    return most;
+}
 
-/* Writes the value of `key` at the present step; returns the error that it stands for. */
-static int look_up(const char *key, char value[LINE]) {
+/* Writes the value of `key` after so many readings; returns the error that it stands for. */
+static int look_up(const char *key, int readings, char value[LINE]) {
     FILE *file = fopen(getenv("NVML_STAND_IN"), "r");
     if (!file) abort();
     char line[LINE];
@@ -40,7 +44,7 @@ static int look_up(const char *key, char value[LINE]) {
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         if (!strcmp(line, "step")) {
-            if (++step >= atomic_load(&readings)) break;
+            if (++step >= readings) break;
         } else if (!strncmp(line, key, length) && line[length] == ' ') {
             strcpy(value, line + length + 1);
             result = value[0] == '!' ? atoi(value + 1) : SUCCESS;
@@ -53,7 +57,7 @@ static int look_up(const char *key, char value[LINE]) {
 static int look_up_device(device_t device, const char *name, char value[LINE]) {
     char key[LINE];
     snprintf(key, sizeof key, "%d.%s", device->index, name);
-    return look_up(key, value);
+    return look_up(key, device->readings, value);
 }
 
 static int text(device_t device, const char *name, char *out, unsigned int size) {
@@ -75,7 +79,8 @@ static int processes(device_t device, const char *name, unsigned int *count, pro
     int result = look_up_device(device, name, value);
     unsigned int room = *count, found = 0;
     if (result != SUCCESS) return result;
-    for (char *word = strtok(value, " "); word; word = strtok(NULL, " "), found++) {
+    char *rest = NULL;
+    for (char *word = strtok_r(value, " ", &rest); word; word = strtok_r(NULL, " ", &rest), found++) {
         if (found >= room) continue;
         char *colon = strchr(word, ':');
         out[found].pid = strtoul(word, NULL, 10);
@@ -90,7 +95,7 @@ int nvmlInitWithFlags(unsigned int flags) {
     char value[LINE];
     (void)flags;
     for (int index = 0; index < MAX_DEVICES; index++) devices[index].index = index;
-    int result = look_up("init", value);
+    int result = look_up("init", 0, value);
     return result == NOT_SUPPORTED ? SUCCESS : result;
 }
 
@@ -101,14 +106,14 @@ const char *nvmlErrorString(int result) {
 
 int nvmlSystemGetDriverVersion(char *out, unsigned int size) {
     char value[LINE];
-    int result = look_up("driver", value);
+    int result = look_up("driver", 0, value);
     if (result == SUCCESS) snprintf(out, size, "%s", value);
     return result;
 }
 
 int nvmlDeviceGetCount_v2(unsigned int *count) {
     char value[LINE];
-    int result = look_up("devices", value);
+    int result = look_up("devices", 0, value);
     if (result == SUCCESS) *count = atoi(value);
     return result;
 }
@@ -135,7 +140,7 @@ int nvmlDeviceGetUUID(device_t device, char *out, unsigned int size) { return te
 
 int nvmlDeviceGetMemoryInfo(device_t device, memory_t *out) {
     char value[LINE];
-    if (device->index == 0) atomic_fetch_add(&readings, 1);
+    device->readings++;
     int result = look_up_device(device, "used_mb", value);
     if (result != SUCCESS) return result;
     while (!strcmp(value, "hang")) pause();

@@ -332,6 +332,15 @@ def test_report_writes_the_picture_beside_it(invoke: Invoke, tmp_path: Path) -> 
     assert "progress.png" not in invoke("report").stdout
 
 
+def test_without_matplotlib_there_is_a_report_without_a_picture(project: Path, tmp_path: Path) -> None:
+    script = "import sys; sys.modules['matplotlib'] = None; from autoresearch_ray.cli import main; main()"
+    command = [sys.executable, "-c", script, "report", "-o", str(tmp_path / "report.md")]
+    done = subprocess.run(command, cwd=project, env=environ(), capture_output=True, text=True, check=True)
+    assert "no picture" in done.stderr and 'pip install "autoresearch-ray[plot]"' in done.stderr
+    assert "progress.png" not in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "progress.png").exists()
+
+
 # --- Watching --------------------------------------------------------------------------------------------------------
 
 

@@ -282,6 +282,26 @@ while time.monotonic() < end:
     assert time.monotonic() - begun < 1.1 + guardian.KILL_SECONDS
 
 
+def test_a_process_whose_first_thread_has_ended_is_no_hiding_place(tmp_path: Path) -> None:
+    """To ps it is a zombie, while its other threads run on."""
+    hider = """
+import ctypes, os, signal, threading, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stay():
+    while "Z" not in open("/proc/self/stat").read().rpartition(")")[2]: time.sleep(0.01)
+    open("pid", "w").write(str(os.getpid()))
+    time.sleep(300)
+if os.fork():
+    while not os.path.exists("pid"): time.sleep(0.01)
+    os._exit(0)
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    end = run([*PYTHON, hider], tmp_path)
+    assert (end.why, end.survivors) == ("exit", 0)
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
 def test_nothing_outlives_a_run_that_another_daemon_started_for_it(tmp_path: Path) -> None:
     """Such a process never descended from the guardian: only the tag in its environment tells that it is ours."""
     strays: list[subprocess.Popen[bytes]] = []
@@ -298,7 +318,10 @@ def test_nothing_outlives_a_run_that_another_daemon_started_for_it(tmp_path: Pat
     script = "echo $AUTORESEARCH_RUN > part; mv part tag; while ! [ -e go ]; do :; done"
     end = run(script, tmp_path, started=start_stray)
     assert end.why == "exit"
-    assert strays[0].wait(5) == -signal.SIGKILL
+    try:
+        assert strays[0].wait(5) == -signal.SIGKILL
+    finally:
+        strays[0].kill()
 
 
 def test_sweep_ends_what_carries_the_marker_of_a_dead_worker_and_nothing_else() -> None:

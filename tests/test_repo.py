@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -259,6 +260,7 @@ def test_a_bundle_is_one_that_git_reads(user: UserRepo, tmp_path: Path) -> None:
     assert (tmp_path / "clone" / "train.py").exists()
 
 
+@pytest.mark.slow
 def test_three_hundred_commits_arrive_byte_for_byte(user: UserRepo, tmp_path: Path) -> None:
     chance = Random(20)
     contents = [chance.randbytes(chance.randrange(60)) + b"%d\n" % number for number in range(300)]
@@ -370,6 +372,41 @@ def test_eight_threads_hand_in_at_once(user: UserRepo, tmp_path: Path) -> None:
     assert subprocess.run(["git", "fsck", "--strict"], cwd=hub.folder, capture_output=True).returncode == 0
 
 
+def test_what_was_confirmed_before_a_kill_is_there_after_it(user: UserRepo, tmp_path: Path) -> None:
+    hub = hub_of(user, tmp_path / "hub.git")
+    store_of(hub, user.head, tmp_path / "store.git")
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, user.head], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert writer.stdout
+    with writer.stdout as confirmed:
+        first = [confirmed.readline() for _ in range(5)]
+        writer.kill()
+        lines = [line.decode().split() for line in [*first, *confirmed] if line.endswith(b"\n")]
+    writer.wait()
+    hub.unlock()
+    for ref, commit in lines:
+        assert hub.git("rev-parse", ref).decode().strip() == commit
+        assert hub.git("show", f"{commit}:train.py") == f"{ref}\n".encode()
+    hub.unpack(b"", f"refs/attempts/gpu0/{len(lines)}", lines[-1][1])  # the one that was perhaps under way
+
+
+_WRITER = """
+import sys
+from itertools import count
+from pathlib import Path
+from autoresearch_ray.model import Scope
+from autoresearch_ray.repo import Hub, Store
+hub, store, tree, head = Hub.open(Path("hub.git")), Store(Path("store.git")), Path("tree"), sys.argv[1]
+store.stand(tree, head)
+for number in count():
+    ref = f"refs/attempts/gpu0/{number}"
+    (tree / "train.py").write_text(ref + "\\n")
+    commit = store.commit(tree, head, ref, Scope(("train.py",)), "").commit
+    hub.unpack(store.pack(commit, [head]), ref, commit)
+    head = commit
+    print(ref, commit, flush=True)
+"""
+
+
 # --- Unusual repositories --------------------------------------------------------------------------------------------
 
 
@@ -475,6 +512,7 @@ def test_a_repository_that_belongs_to_another_user(user: UserRepo, tmp_path: Pat
     assert origin.publish(hub.folder, "x") == []
 
 
+@pytest.mark.slow
 def test_five_thousand_files(user: UserRepo, tmp_path: Path) -> None:
     for number in range(5000):
         user.write(f"data/{number % 50}/{number}.txt", f"{number}\n")

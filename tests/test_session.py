@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -106,7 +107,7 @@ def test_lanes_share_a_worker_and_measure_one_at_a_time(toy: Toy, tmp_path: Path
         list(session)
     assert set(session.board.lanes) <= {"cpu0", "cpu0b", "cpu0c"} and len(session.board.lanes) == 3
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
 
 
 def test_a_program_below_the_top_of_its_repository(toy: Toy) -> None:

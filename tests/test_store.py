@@ -95,6 +95,18 @@ def refused(result: Candidate | Failure | None, kind: FailureKind = FailureKind.
     return result.message
 
 
+def nest(folder: Path, name: str, levels: int) -> None:
+    """A file that many folders deep, by steps: the whole path may be longer than the system allows."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
 # --- What the agent is given, and what is measured -------------------------------------------------------------------
 
 
@@ -111,8 +123,8 @@ def test_the_agent_gets_a_clean_repository_it_can_look_around_in(world: World) -
 
 
 def test_nothing_the_agent_does_to_its_repository_reaches_the_store(world: World) -> None:
-    def print_of_store() -> dict[str, float]:
-        return {str(path): path.stat().st_mtime for path in world.store.folder.rglob("*")}
+    def print_of_store() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in world.store.folder.rglob("*") if path.is_file()}
 
     before = print_of_store()
     (world.tree / "train.py").write_text("new\n")
@@ -189,17 +201,15 @@ def test_emptying_a_tree_touches_nothing_it_links_to(world: World, tmp_path: Pat
     world.tree.symlink_to(outside)
     world.store.checkout(world.tree, world.base)
     assert not world.tree.is_symlink()
-    assert os.listdir(outside) == ["deep"]
+    assert [path.name for path in outside.iterdir()] == ["deep"]
 
 
 def test_a_tree_of_a_thousand_levels_is_emptied(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
-    subprocess.run(
-        ["sh", "-c", "i=0; while [ $i -lt 1200 ]; do mkdir d; cd -P d; i=$((i+1)); done"], cwd=tree, check=True
-    )
+    nest(tree, "d", 1200)
     trees.empty(tree)
-    assert os.listdir(tree) == []
+    assert list(tree.iterdir()) == []
 
 
 # --- Candidates ------------------------------------------------------------------------------------------------------
@@ -221,6 +231,15 @@ def test_a_change_becomes_one_commit_on_its_parent(world: World) -> None:
     assert "src/model.py" not in contents
     world.store.stand(world.tree, one.commit)
     refused(world.commit(parent=one.commit), FailureKind.NO_CHANGE)
+
+
+def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = UserRepo(tmp_path / "user")
+    start(user)
+    monkeypatch.chdir(tmp_path)
+    world = World(Path(), user)
+    (world.tree / "train.py").write_text("new\n")
+    assert world.contents(made(world.commit()).commit)["train.py"] == b"new\n"
 
 
 def test_nothing_changed_is_said(world: World) -> None:
@@ -296,7 +315,7 @@ def test_scope_counts_from_the_prefix(tmp_path: Path) -> None:
     (world.tree / "train.py").write_text("not this one\n")
     (world.tree / "examples/nanochat/prepare.py").write_text("nor this\n")
     message = refused(world.commit(Scope(can=("train.py",)), "examples/nanochat"))
-    assert message == "changed out of scope: prepare.py, train.py"
+    assert message == "changed out of scope: prepare.py, ../../train.py"
 
 
 def test_several_lanes_share_one_store(world: World) -> None:
@@ -438,14 +457,17 @@ def hide_by_commit(tree: Path) -> None:
 
 
 def path_too_long(tree: Path) -> None:
-    subprocess.run(
-        ["sh", "-c", "i=0; while [ $i -lt 2200 ]; do mkdir d; cd -P d; i=$((i+1)); done"], cwd=tree / "src", check=True
-    )
+    nest(tree / "src", "d" * 250, 20)
 
 
 def too_much(tree: Path) -> None:
     with (tree / "src" / "weights.bin").open("wb") as file:
-        file.truncate(33 << 20)
+        file.truncate(1 << 40)  # a hole: no memory could hold it
+
+
+def too_much_in_place(tree: Path) -> None:
+    with (tree / "prepare.py").open("wb") as file:
+        file.truncate(1 << 40)
 
 
 OUT_OF_SCOPE = [
@@ -472,8 +494,9 @@ OUT_OF_SCOPE = [
     (hide_by_index, "prepare.py"),
     (hide_by_attributes, "prepare.py"),
     (hide_by_commit, "prepare.py"),
-    (path_too_long, "too long|longer"),
+    (path_too_long, "a path is longer than"),
     (too_much, "src/weights.bin"),
+    (too_much_in_place, "prepare.py"),
 ]
 
 
@@ -481,7 +504,7 @@ OUT_OF_SCOPE = [
 def test_out_of_scope_is_refused_and_named(world: World, attack: Callable[[Path], None], named: str) -> None:
     attack(world.tree)
     message = refused(world.commit())
-    assert any(each in message for each in named.split("|"))
+    assert named in message
     world.store.stand(world.tree, world.base)  # and the next one starts clean
     refused(world.commit(), FailureKind.NO_CHANGE)
 
@@ -702,7 +725,7 @@ def edit(world: World, parent: str, old: str, new: str) -> Candidate:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    return made(world.store.commit(world.tree, parent, f"{old.strip()} to {new.strip()}", SCOPE, ""))
+    return made(world.store.commit(world.tree, parent, f"{old.strip()} to {new.split()[-1]}", SCOPE, ""))
 
 
 def test_replay_puts_one_lanes_commits_on_top_of_anothers(world: World) -> None:
@@ -718,7 +741,7 @@ def test_replay_puts_one_lanes_commits_on_top_of_anothers(world: World) -> None:
     assert "twenty\n" in text
     assert text.endswith("very last\n")
     subjects = world.store.git("log", "--format=%s", f"{leader.commit}..{both.commit}").decode().splitlines()
-    assert subjects == ["line 29 to last very last", "line 20 to twenty"]
+    assert subjects == ["line 29 to last", "line 20 to twenty"]
 
 
 def test_replay_names_the_files_in_conflict(world: World) -> None:
@@ -759,7 +782,7 @@ def test_inside_accepts_what_is_in_scope_and_names_what_is_not(world: World) -> 
     assert world.store.inside(world.base, fine, SCOPE, "") is None
     assert refused(world.store.inside(world.base, bad, SCOPE, "")) == "changed out of scope: prepare.py"
     assert "src/data (a symbolic link)" in refused(world.store.inside(bad, linked, SCOPE, ""))
-    assert refused(world.store.inside(world.base, fine, SCOPE, "src")) == "changed out of scope: train.py"
+    assert refused(world.store.inside(world.base, fine, SCOPE, "src")) == "changed out of scope: ../train.py"
     with pytest.raises(RepoError):
         world.store.inside(world.base, "0" * 40, SCOPE, "")
 

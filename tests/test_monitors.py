@@ -1,0 +1,536 @@
+"""The monitors, on real processes; NVML through the real pynvml on a stand-in library that plays a scenario.
+
+`python -m pytest -m gpu tests/test_monitors.py` runs on real hardware, without Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_ray import monitors
+from autoresearch_ray.errors import GpuError
+from autoresearch_ray.model import Resources
+from autoresearch_ray.monitors.cpu import Cpu
+from autoresearch_ray.monitors.none import NoMonitor
+from autoresearch_ray.monitors.nvml import Nvml
+
+HERE = Path(__file__).parent
+
+# One device that shows everything and that nobody uses.
+DEVICE = {
+    "name": "NVIDIA H200",
+    "uuid": "GPU-11111111-2222-3333-4444-555555555555",
+    "used_mb": "500",
+    "compute": "",
+    "graphics": "",
+    "energy_mj": "1000000",
+    "power_mw": "100000",
+    "utilisation_percent": "0",
+    "temperature_c": "30",
+    "throttle": "0x1",
+}
+
+# Watches while the scenario is played. The scenario names processes: {root} is the followed one, {child} its child,
+# {loose} detached from it, and {stranger} is not its.
+PROGRAM = """
+import ctypes, dataclasses, json, os, subprocess, sys, time
+from autoresearch_ray.errors import GpuError
+from autoresearch_ray.monitors.nvml import Nvml
+
+order = json.load(sys.stdin)
+shell = 'sleep 60 & echo $! $(sleep 60 >&- 2>&- & echo $!); wait'
+root = subprocess.Popen(
+    ["sh", "-c", shell], stdout=subprocess.PIPE, text=True, env={**os.environ, "AUTORESEARCH_RUN": "its own"}
+)
+child, loose = root.stdout.readline().split()
+stranger = subprocess.Popen(["sleep", "60"])
+with open(os.environ["NVML_STAND_IN"], "w") as file:
+    file.write(order["scenario"].format(root=root.pid, child=child, loose=loose, stranger=stranger.pid))
+said = {}
+try:
+    monitor = Nvml(tuple(order["gpus"]))
+    said["device"], said["ids"] = monitor.device, Nvml.ids()
+    begun = time.monotonic()
+    with monitor.watch() as watch:
+        watch.follow(root.pid)
+        readings = ctypes.CDLL("libnvidia-ml.so.1").stand_in_readings
+        while readings() < order["samples"] - 1 and time.monotonic() < begun + 20:
+            time.sleep(0.01)
+    said["seconds"] = time.monotonic() - begun
+    said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
+    said["samples"] = readings()
+except GpuError as error:
+    said["error"], said["hint"] = error.message, error.hint
+finally:
+    for pid in (root.pid, int(child), int(loose), stranger.pid):
+        os.kill(pid, 9)
+    root.wait(), stranger.wait()
+json.dump(said, sys.stdout)
+"""
+
+
+@dataclass
+class Stage:
+    """Where scenarios are played."""
+
+    folder: Path
+    library: Path
+
+    def python(self, program: str, *, stdin: str = "", path: Path | None = None) -> str:
+        environ = {name: value for name, value in os.environ.items() if name != "AUTORESEARCH_RUN"}
+        environ |= {
+            "LD_LIBRARY_PATH": str(self.library),
+            "NVML_STAND_IN": str(self.folder / "scenario"),
+            "PYTHONPATH": os.pathsep.join(str(each) for each in (path, HERE.parent) if each),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=stdin, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def play(self, *steps: str, gpus: tuple[str, ...] = ("0",), path: Path | None = None) -> dict[str, Any]:
+        """Watch until every step was sampled once: `steps[0]` as the watch begins, the last as it ends."""
+        order = {"scenario": "\nstep\n".join(steps) + "\n", "gpus": gpus, "samples": max(2, len(steps))}
+        said: dict[str, Any] = json.loads(self.python(PROGRAM, stdin=json.dumps(order), path=path))
+        return said
+
+
+def described(*devices: dict[str, str], **general: str) -> str:
+    """The first step of a scenario: the machine with these devices."""
+    lines = {"devices": str(len(devices)), "driver": "580.65.06", **general}
+    lines |= {f"{index}.{key}": value for index, device in enumerate(devices) for key, value in device.items()}
+    return "\n".join(f"{key} {value}" for key, value in lines.items())
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        pytest.skip("the NVML stand-in needs a C compiler")
+
+    def compiled(*options: str) -> Path:
+        folder = tmp_path_factory.mktemp("nvml")
+        library = folder / "libnvidia-ml.so.1"
+        source = HERE / "nvml_stand_in.c"
+        subprocess.run([compiler, "-shared", "-fPIC", *options, "-o", str(library), str(source)], check=True)
+        return folder
+
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def library(build: Callable[..., Path]) -> Path:
+    return build()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, library: Path) -> Stage:
+    return Stage(tmp_path, library)
+
+
+# --- NVML: the figures -----------------------------------------------------------------------------------------------
+
+
+def test_a_growing_evaluation_is_measured_above_the_idle_level(stage: Stage) -> None:
+    said = stage.play(
+        described(DEVICE),
+        "0.used_mb 4500\n0.power_mw 600000\n0.utilisation_percent 90\n0.temperature_c 60",
+        "0.used_mb 8500\n0.power_mw 700000\n0.utilisation_percent 99\n0.temperature_c 71",
+        "0.used_mb 500\n0.power_mw 200000\n0.utilisation_percent 0\n0.temperature_c 65\n0.energy_mj 1900500",
+    )
+    assert said["samples"] == 4
+    assert said["lost"] == ""
+    resources = said["resources"]
+    assert resources["device"] == said["device"] == "NVIDIA H200"
+    assert resources["uuid"] == DEVICE["uuid"]
+    assert resources["driver"] == "580.65.06"
+    assert resources["peak_mb"] == 8000
+    assert resources["mean_mb"] == pytest.approx((4000 + 8000 + 0) / 3)
+    assert resources["power_watts"] == pytest.approx(500)
+    assert resources["utilisation_percent"] == pytest.approx(63)
+    assert resources["temperature_c"] == 71
+    assert resources["energy_joules"] == pytest.approx(900.5)
+    assert resources["throttle"] == []
+    assert not resources["contended"]
+
+
+def test_memory_that_a_neighbour_frees_never_counts_below_zero(stage: Stage) -> None:
+    resources = stage.play(described(DEVICE), "0.used_mb 100")["resources"]
+    assert resources["peak_mb"] == resources["mean_mb"] == 0
+
+
+def test_without_an_energy_counter_the_power_is_integrated(stage: Stage) -> None:
+    said = stage.play(described({**DEVICE, "energy_mj": "!3"}), "0.power_mw 300000")
+    # Two samples, 100 W and then 300 W: 200 W over the time between them, which the watch bounds from above.
+    assert 0 < said["resources"]["energy_joules"] <= 200 * said["seconds"]
+    longer = stage.play(described({**DEVICE, "energy_mj": "!3", "power_mw": "200000"}), "", "", "")
+    assert longer["resources"]["energy_joules"] == pytest.approx(200 * longer["seconds"], rel=0.2)
+
+
+def test_energy_is_unknown_where_power_was_missing_for_a_moment(stage: Stage) -> None:
+    resources = stage.play(described({**DEVICE, "energy_mj": "!3"}), "0.power_mw !3", "0.power_mw 100000")["resources"]
+    assert resources["energy_joules"] is None
+    assert resources["power_watts"] == 100
+
+
+def test_several_gpus_count_as_one(stage: Stage) -> None:
+    other = {**DEVICE, "name": "NVIDIA A100", "uuid": "GPU-other", "used_mb": "1000", "temperature_c": "50"}
+    said = stage.play(
+        described(DEVICE, other),
+        "0.used_mb 1500\n1.used_mb 5000\n0.power_mw 300000\n1.power_mw 500000\n0.utilisation_percent 100\n"
+        "0.energy_mj 1003000\n1.energy_mj 1004000\n0.throttle 0x4\n1.throttle 0x40\n"
+        "0.compute {root}:700\n1.compute {root}:900",
+        gpus=("0", "1"),
+    )
+    resources = said["resources"]
+    assert said["ids"] == ["0", "1"]
+    assert resources["device"] == "NVIDIA H200"
+    assert resources["uuid"] == f"{DEVICE['uuid']},GPU-other"
+    assert resources["peak_mb"] == 1000 + 4000
+    assert resources["process_peak_mb"] == 700 + 900
+    assert resources["power_watts"] == 800
+    assert resources["utilisation_percent"] == 50
+    assert resources["energy_joules"] == 7
+    assert resources["temperature_c"] == 50
+    assert resources["throttle"] == ["power_cap", "hw_thermal"]
+
+
+def test_what_one_of_several_gpus_does_not_show_is_unknown_of_all(stage: Stage) -> None:
+    other = {**DEVICE, "uuid": "GPU-other", "power_mw": "!3"}
+    resources = stage.play(described(DEVICE, other), "0.used_mb 600", gpus=("0", "1"))["resources"]
+    assert resources["power_watts"] is None
+    assert resources["peak_mb"] == 100
+
+
+@pytest.mark.parametrize("uuid", ["GPU-other", "MIG-other"])
+def test_a_gpu_is_found_by_its_uuid(stage: Stage, uuid: str) -> None:
+    said = stage.play(described(DEVICE, {**DEVICE, "name": "NVIDIA A100", "uuid": uuid}), gpus=(uuid,))
+    assert said["device"] == "NVIDIA A100"
+    assert said["resources"]["uuid"] == uuid
+
+
+def test_throttling_is_told_in_words_without_idling_and_fixed_clocks(stage: Stage) -> None:
+    resources = stage.play(
+        described({**DEVICE, "throttle": "0x80"}),  # before the evaluation: not its
+        "0.throttle 0x3",
+        "0.throttle 0x24",
+        "0.throttle 0x48",
+    )["resources"]
+    assert resources["throttle"] == ["power_cap", "hw_slowdown", "sw_thermal", "hw_thermal"]
+
+
+FIELDS = {
+    "name": ("device", "NVIDIA GPU"),
+    "uuid": ("uuid", None),
+    "used_mb": ("peak_mb", None),
+    "compute": ("process_peak_mb", None),
+    "graphics": (None, None),
+    "energy_mj": (None, None),
+    "power_mw": ("power_watts", None),
+    "utilisation_percent": ("utilisation_percent", None),
+    "temperature_c": ("temperature_c", None),
+    "throttle": ("throttle", []),
+}
+
+
+@pytest.mark.parametrize(("key", "error"), [*((key, "!3") for key in FIELDS), ("used_mb", "!4"), ("energy_mj", "!4")])
+def test_one_field_that_is_not_shown_takes_no_other_with_it(stage: Stage, key: str, error: str) -> None:
+    busy = "" if key == "compute" else "0.compute {root}:40"
+    said = stage.play(described({**DEVICE, "throttle": "0x4", key: error}), busy)
+    resources = said["resources"]
+    field, instead = FIELDS[key]
+    assert said["lost"] == ""
+    assert not resources["contended"]
+    if field:
+        assert resources[field] == instead
+    unknown = {name for name, value in resources.items() if value is None}
+    assert unknown - {"mean_mb"} == ({field} if field and instead is None else set())
+
+
+def test_an_unknown_error_of_one_field_is_no_loss_of_the_gpu(stage: Stage) -> None:
+    said = stage.play(described({**DEVICE, "power_mw": "!999", "temperature_c": "!999"}))
+    assert said["lost"] == ""
+    assert said["resources"]["power_watts"] is None
+    assert said["resources"]["peak_mb"] == 0
+
+
+def test_an_old_driver_is_asked_through_its_own_entry_points(tmp_path: Path, build: Callable[..., Path]) -> None:
+    stage = Stage(tmp_path, build("-DOLD_DRIVER"))
+    resources = stage.play(described({**DEVICE, "throttle": "0x4"}), "0.compute {root}:40")["resources"]
+    assert resources["temperature_c"] == 30
+    assert resources["throttle"] == ["power_cap"]
+    assert resources["process_peak_mb"] == 40
+
+
+# --- NVML: whose processes -------------------------------------------------------------------------------------------
+
+
+def test_the_experiments_own_processes_are_summed_and_are_no_strangers(stage: Stage) -> None:
+    resources = stage.play(
+        described(DEVICE), "0.compute {root}:100 {child}:200 {loose}:400\n0.graphics {child}:200", "0.compute {root}:50"
+    )["resources"]
+    assert resources["process_peak_mb"] == 700
+    assert not resources["contended"]
+
+
+@pytest.mark.parametrize("kind", ["compute", "graphics"])
+def test_a_stranger_on_the_device_contends_and_is_not_counted_as_ours(stage: Stage, kind: str) -> None:
+    resources = stage.play(described(DEVICE), f"0.{kind} {{stranger}}:300", f"0.{kind} ")["resources"]
+    assert resources["contended"]
+    assert resources["process_peak_mb"] is None
+
+
+def test_a_stranger_that_was_there_before_contends(stage: Stage) -> None:
+    assert stage.play(described({**DEVICE, "compute": "{stranger}:"}))["resources"]["contended"]
+
+
+HIDDEN = "4194305"  # beyond the highest pid that Linux gives: a process of the host, seen from a container
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "contended"),
+    [
+        (f"{HIDDEN}:300", f"{HIDDEN}:300", True),  # held memory before the experiment, and still does
+        (f"{HIDDEN}:300", "", False),  # an earlier experiment that the driver was still clearing away
+        ("", f"{HIDDEN}:300", False),  # came with the experiment: it is the experiment, under its host's pid
+        (f"{HIDDEN}:", f"{HIDDEN}:", False),  # the driver does not say that it holds any memory
+    ],
+)
+def test_a_process_outside_our_container_contends_if_it_was_there_before(
+    stage: Stage, before: str, during: str, contended: bool
+) -> None:
+    resources = stage.play(described({**DEVICE, "compute": before}), f"0.compute {during}")["resources"]
+    assert resources["contended"] is contended
+
+
+def test_a_process_whose_memory_is_not_shown_leaves_the_sum_unknown(stage: Stage) -> None:
+    resources = stage.play(described(DEVICE), "0.compute {root}:100 {child}:")["resources"]
+    assert resources["process_peak_mb"] is None
+    assert resources["peak_mb"] == 0
+
+
+# --- NVML: what goes wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_lost_midway_is_told_and_what_was_seen_is_kept(stage: Stage) -> None:
+    said = stage.play(
+        described(DEVICE),
+        "0.used_mb 4500\n0.energy_mj 1250000",
+        "0.used_mb !15\n0.power_mw !15",
+        "0.used_mb 9999\n0.power_mw 1",  # not asked any more
+    )
+    assert said["lost"] == "GPU 0 cannot be read: GPU is lost"
+    assert said["samples"] == 3
+    assert said["resources"]["peak_mb"] == 4000
+    assert said["resources"]["energy_joules"] == 250
+    assert said["resources"]["device"] == "NVIDIA H200"
+
+
+def test_a_loss_that_another_field_tells_first_is_a_loss(stage: Stage) -> None:
+    assert "GPU is lost" in stage.play(described(DEVICE), "0.power_mw !15")["lost"]
+
+
+def test_an_unknown_error_of_the_memory_is_a_loss_if_it_stays(stage: Stage) -> None:
+    assert stage.play(described(DEVICE), "0.used_mb !999")["lost"] == "GPU 0 cannot be read: Unknown Error"
+    passing = stage.play(described(DEVICE), "0.used_mb !999", "0.used_mb 700")
+    assert passing["lost"] == ""
+    assert passing["resources"]["peak_mb"] == 200
+
+
+def test_a_gpu_that_cannot_be_read_at_the_start_is_lost_without_figures(stage: Stage) -> None:
+    said = stage.play(described({**DEVICE, "used_mb": "!999"}), "0.used_mb 700")
+    assert said["lost"] == "GPU 0 cannot be read: Unknown Error"
+    assert said["resources"]["peak_mb"] is None
+
+
+def test_a_driver_that_never_answers_does_not_hold_the_experiment(stage: Stage) -> None:
+    said = stage.play(described(DEVICE), "0.used_mb hang")
+    assert said["lost"] == "NVML did not answer for 5 s"
+    assert said["seconds"] < 10
+
+
+def test_a_watch_ends_at_once(stage: Stage) -> None:
+    assert stage.play(described(DEVICE))["seconds"] < 0.4  # the interval is 0.5 s
+
+
+def test_without_the_library_the_error_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "libnvidia-ml.so.1").touch()  # found first, and no library: hides a real one
+    said = Stage(tmp_path, tmp_path).play("")
+    assert said["error"] == "NVML cannot be used: NVML Shared Library Not Found"
+    assert "--gpus-per-worker 0" in said["hint"]
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"), [("!9", "modprobe"), ("!18", "reboot"), ("!4", "/dev/nvidiactl"), ("!999", "nvidia-smi")]
+)
+def test_a_driver_that_does_not_open_is_an_error_with_a_hint(stage: Stage, error: str, hint: str) -> None:
+    said = stage.play(described(DEVICE, init=error))
+    assert said["error"].startswith("NVML cannot be used")
+    assert hint in said["hint"]
+
+
+@pytest.mark.parametrize("gpu", ["2", "GPU-none", "first"])
+def test_a_gpu_that_is_not_here_is_an_error_that_lists_what_is(stage: Stage, gpu: str) -> None:
+    said = stage.play(described(DEVICE, DEVICE), gpus=(gpu,))
+    assert said["error"].startswith(f"GPU {gpu} cannot be read")
+    assert said["error"].endswith("(here: 0, 1)")
+
+
+def test_another_package_of_the_name_pynvml_is_told(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text("def nvmlInit():\n    pass\n")
+    said = stage.play(described(DEVICE), path=tmp_path)
+    assert str(tmp_path / "pynvml.py") in said["error"]
+    assert "nvidia-ml-py" in said["hint"]
+
+
+def test_nvml_without_a_gpu_to_watch_is_an_error() -> None:
+    with pytest.raises(GpuError, match="no GPU"):
+        Nvml(())
+
+
+# --- CPU -------------------------------------------------------------------------------------------------------------
+
+HOLD = "import sys; block = b'x' * (64 << 20); print(flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def family() -> Iterator[subprocess.Popen[str]]:
+    """A process of 64 MB with a child of 64 MB, both ready; they end with its standard input."""
+    program = (
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {HOLD!r}]); {HOLD}; child.wait()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        process.stdout.readline()
+    yield process
+    process.communicate()
+
+
+def test_the_resident_memory_of_the_whole_tree_is_seen(family: subprocess.Popen[str]) -> None:
+    with Cpu(()).watch() as watch:
+        watch.follow(family.pid)
+    resources = watch.resources
+    assert watch.lost == ""
+    assert resources.device == "cpu"
+    assert resources.peak_mb is not None
+    assert resources.mean_mb is not None
+    assert 128 < resources.peak_mb < 400
+    assert resources.mean_mb <= resources.peak_mb
+    assert resources.utilisation_percent is resources.energy_joules is resources.power_watts is None
+    assert not resources.contended
+
+
+def test_what_detached_is_still_counted(family: subprocess.Popen[str]) -> None:
+    """The first process is killed, its child lives on."""
+    assert family.stdin is not None
+    with Cpu(()).watch() as watch:
+        watch.follow(family.pid)
+        _until(lambda: watch.resources.peak_mb is not None)
+        family.kill()
+        family.wait()
+    assert watch.resources.mean_mb is not None
+    assert watch.resources.peak_mb is not None
+    assert 64 < watch.resources.mean_mb < watch.resources.peak_mb
+
+
+def test_what_was_never_seen_is_unknown_and_not_zero() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with Cpu(()).watch() as watch:
+        watch.follow(gone.pid)
+    assert watch.resources == Resources(device="cpu")
+
+
+def test_an_error_of_the_evaluation_passes_through_the_watch() -> None:
+    with pytest.raises(RuntimeError, match="its own"), Cpu(()).watch():
+        raise RuntimeError("its own")
+
+
+def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --- Each of them ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_known_without_a_monitor() -> None:
+    assert NoMonitor(()).device == "cpu"
+    monitor = NoMonitor(("0",))
+    with monitor.watch() as watch:
+        watch.follow(1)
+    assert watch.resources == Resources(device=monitor.device) == Resources(device="unknown")
+    assert watch.lost == ""
+
+
+CONTRACT = """
+import os, sys
+from autoresearch_ray.model import Resources
+from autoresearch_ray.ports import Monitor, named
+
+monitor: Monitor = named("monitors", sys.stdin.read())(("0",))
+for _ in range(2):
+    watch = monitor.watch()
+    with watch as same:
+        assert same is watch
+        watch.follow(os.getpid())
+    assert isinstance(watch.resources, Resources)
+    assert watch.resources.device == monitor.device != ""
+    assert watch.lost == ""
+foreign = {"ray", "git", "click", "rich", "optuna"} & sys.modules.keys()
+assert not foreign, foreign
+"""
+
+
+@pytest.mark.parametrize(
+    "name", [each.name for each in pkgutil.iter_modules(monitors.__path__) if not each.name.startswith("_")]
+)
+def test_each_monitor_keeps_the_contract_and_stands_alone(stage: Stage, name: str) -> None:
+    (stage.folder / "scenario").write_text(described(DEVICE) + "\n")
+    stage.python(CONTRACT, stdin=name)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_tells_what_it_is_and_how_it_is() -> None:
+    try:
+        gpus = Nvml.ids()
+    except GpuError as error:
+        pytest.skip(f"no GPU: {error.message}")
+    monitor = Nvml(gpus[:1])
+    with monitor.watch() as watch:
+        watch.follow(os.getpid())
+        time.sleep(1.2)  # idle: two samples between the first and the last
+    resources = watch.resources
+    assert watch.lost == ""
+    assert "NVIDIA" in resources.device or resources.device == monitor.device
+    assert resources.uuid is not None
+    assert resources.uuid.startswith("GPU-")
+    assert resources.driver
+    assert Nvml((resources.uuid,)).device == monitor.device
+    assert resources.power_watts is not None
+    assert 1 < resources.power_watts < 2000
+    assert resources.energy_joules is not None
+    assert resources.energy_joules > 0
+    assert resources.temperature_c is not None
+    assert 5 < resources.temperature_c < 120
+    assert resources.peak_mb is not None
+    assert resources.mean_mb is not None
+    assert 0 <= resources.mean_mb <= resources.peak_mb
