@@ -9,10 +9,15 @@ coordinator pinned to the head, and one concurrency group per actor.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import shlex
 import shutil
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +243,71 @@ def _cause(error: RayError) -> Exception:
     if isinstance(cause, RayError):
         return _cause(cause)
     return ClusterError(f"an actor failed: {error}")
+
+
+# --- The driver as a Ray job -----------------------------------------------------------------------------------------
+
+
+def in_job(environ: Mapping[str, str]) -> bool:
+    """Whether this process is the driver of a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in environ
+
+
+def on_ssh_terminal(environ: Mapping[str, str]) -> bool:
+    """Whether this is a script on an ssh terminal, as under `ray submit`: it would end when the connection does."""
+    over_ssh = "SSH_CONNECTION" in environ or "SSH_TTY" in environ
+    return over_ssh and os.isatty(0) and hasattr(sys.modules["__main__"], "__file__")
+
+
+def as_job(address: str, folder: Path, finish_seconds: float) -> int:
+    """Run this process's own command line again as a Ray job, follow its log on stdout, and return its exit status.
+
+    The job runs on the head, in this directory, and outlives this process: an interrupt ends the following alone, with
+    status 130, and so does a lost terminal. A stopped job gets SIGINT, and `finish_seconds` for what it is measuring.
+    Its environment is the one that Ray was started in on the head; nothing of this one travels, so no secret does, as
+    anybody who sees the dashboard could read it there.
+
+    Raises `ClusterError` if it cannot be submitted: there is no dashboard, or Ray was installed without it.
+    """
+    from ray.job_submission import JobSubmissionClient  # a quarter of a second, for drivers that hand over alone
+
+    command = [sys.executable, *sys.orig_argv[1:]]
+    environ = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(int(finish_seconds))}
+    if "RAY_AUTH_MODE" in os.environ:
+        environ["RAY_AUTH_MODE"] = os.environ["RAY_AUTH_MODE"]
+    try:
+        client = JobSubmissionClient(address)
+        job: str = client.submit_job(
+            entrypoint=f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(command)}",
+            submission_id=f"autoresearch-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            runtime_env={"env_vars": environ},
+        )
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"Ray at {address} takes no job: {error}",
+            "install ray[default] on the head and start it with its dashboard, or run in tmux without --as-job",
+        ) from error
+    _say(f"this is the Ray job {job} now; it goes on when this terminal is gone")
+    try:
+        asyncio.run(_follow(client, job))
+        info = client.get_job_info(job)
+    except (KeyboardInterrupt, OSError, RuntimeError) as error:
+        _say(f"no longer following: {error}" if str(error) else "")
+        _say(f"follow: ray job logs --follow {job}\nstop:   autoresearch-ray stop --folder {shlex.quote(str(folder))}")
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    if info.status == "STOPPED":
+        return 130
+    code: int = 1 if info.driver_exit_code is None else info.driver_exit_code
+    return code if code >= 0 else 128 - code  # a signal, as a shell reports it
+
+
+async def _follow(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    """To the terminal, if there still is one."""
+    with suppress(OSError):
+        sys.stderr.write(line + "\n")

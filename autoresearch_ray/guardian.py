@@ -389,7 +389,7 @@ def oom_killed(code: int | None, before: tuple[int, int]) -> bool:
 def say(control: int, value: Any) -> None:
     try:
         os.write(control, frame(value))
-    except BrokenPipeError:
+    except ConnectionError:
         pass  # the worker is dead, which `Guard.run` reads as end of file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +171,6 @@ def _refs(repository: Path) -> dict[str, bool]:
 
 
 def _ours(names: dict[str, bool], tag: str) -> list[str]:
-    """The branches of one run."""
-    whole = f"autoresearch/{tag}"
-    return sorted(name for name in names if name == whole or name.startswith(f"{whole}-"))
+    """The branches of one run: its best, and its lanes. The tag "a-2" is not a lane of "a"."""
+    ours = re.compile(rf"autoresearch/{re.escape(tag)}(-(gpu|cpu)\d+[a-z]?)?")
+    return sorted(name for name in names if ours.fullmatch(name))

@@ -85,7 +85,8 @@ class Researcher:
                 attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=proposal.usage)
             case Replay(parent=parent, commits=commits) as order:
                 made = self.store.replay(commits, parent)
-                attempt = replace(attempt, idea=f"replay of {len(commits)} kept commits onto the best")
+                picked = 0 if isinstance(made, Failure) else len(made.line)
+                attempt = replace(attempt, idea=f"replay of {picked} of {len(commits)} kept commits onto the best")
             case Remeasure(commit=commit, why=why) as order:
                 made = Candidate(commit, (), 0)
                 attempt = replace(attempt, idea=why)

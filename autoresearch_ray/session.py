@@ -62,25 +62,34 @@ class Session:
     """One run. Entering it checks everything, then starts; leaving it stops cleanly. Iterating yields verdicts."""
 
     def __init__(self, program: model.Program, environ: Mapping[str, str] | None = None) -> None:
-        self.program = program
-        self.tag = program.options.tag or time.strftime("%b%d").lower()
+        self._environ = dict(os.environ if environ is None else environ)
+        options = program.options
+        if options.backend == "ray" and options.address is None:
+            options = replace(options, address=self._environ.get("RAY_ADDRESS") or None)
+        self.program = replace(program, options=options)
+        self.tag = options.tag or time.strftime("%b%d").lower()
         self.folder = (
             Path(program.path).parent / ".autoresearch" / self.tag
             if program.path
             else Path.cwd() / ".autoresearch" / self.tag
         )
         self.resumed = False
+        self.as_job: bool | None = None  # go on as a Ray job; None: where an ssh terminal would take the run with it
         self.warnings: list[str] = []  # what went wrong on the way and did not stop the run
         self.unpublished: list[str] = []  # branches that could not be updated because somebody has them checked out
-        self._environ = dict(os.environ if environ is None else environ)
         self._hurry = False  # somebody interrupted the way out
         self._fresh: list[Experiment] = []
 
     # --- Entering and leaving ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
-        """Raises the error of whatever must be fixed first; until all is checked, nothing is written."""
+        """Raises the error of whatever must be fixed first; until all is checked, nothing is written.
+
+        A script on an ssh terminal of a cluster, as under `ray submit`, would die with its connection. There the same
+        command goes on as a Ray job; this process follows its log and ends in `SystemExit` with its status.
+        """
         self._check()
+        self._hand_over()
         with ExitStack() as undo:
             start = self._crew_to_be(undo)
             self._lock = undo.enter_context(self._locked())
@@ -200,6 +209,28 @@ class Session:
                 f"the secret {missing[0]} is not set", f"export {missing[0]}=..., or take it out of secrets"
             )
         return {each: self._environ[each] for each in options.secrets if each in self._environ}
+
+    def _hand_over(self) -> None:
+        """To a Ray job, where one was asked for, or where it is needed and can be had."""
+        address = self.program.options.address
+        if address is None:
+            if self.as_job:
+                raise SetupError("there is no cluster to run a job on", "--address, or export RAY_ADDRESS=<head>:6379")
+            return
+        from autoresearch_ray import actors  # imports Ray, which takes half a second
+
+        wanted = actors.on_ssh_terminal(self._environ) if self.as_job is None else self.as_job
+        if not wanted or actors.in_job(self._environ):
+            return
+        seconds = 2 * self.program.eval.kill_after_seconds + 60  # an evaluation, its guard, and the report
+        try:
+            status = actors.as_job(address, self.folder, seconds)
+        except ClusterError as error:
+            if self.as_job:
+                raise
+            sys.stderr.write(f"this run will end with its terminal: {error.message}\n")
+            return
+        raise SystemExit(status)
 
     def _crew_to_be(self, undo: ExitStack) -> Callable[[], Crew]:
         """What starts the crew, once it is known that it can be seated; `undo` lets go of Ray again."""

@@ -125,9 +125,9 @@ class Store(Bare):
         return self._candidate(parent, [commit.decode().strip()])
 
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
-        """Pick `commits`, in order, onto `onto`. Picks that change nothing there are left out.
+        """Pick `commits`, in order, onto `onto`. Picks that change nothing there, or that conflict, are left out.
 
-        A `Failure` names the files in conflict, or says that nothing is left.
+        A `Failure` names the files in conflict, or says that all of it is there already, where nothing is left.
         """
         if not commits:
             return Failure(FailureKind.NO_CHANGE, "there is nothing to replay")
@@ -136,19 +136,21 @@ class Store(Bare):
             self.stand(tree, onto)
             here = {**_inside(tree), "GIT_OBJECT_DIRECTORY": str(self.folder / "objects")}
             step: Sequence[str] = ("cherry-pick", *commits)
+            conflicts: list[str] = []
             for _ in range(len(commits) + 1):
                 done = bare.run(*step, folder=tree, more=here)
                 if done.code == 0:
                     break
                 files = bare.git("diff", "--name-only", "--diff-filter=U", "-z", folder=tree, more=here)
-                if files:
-                    return Failure(FailureKind.CONFLICT, f"in conflict: {_names(_paths(files))}")
+                conflicts += _paths(files)
                 empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
-                if done.code != 1 or not empty:
+                if done.code != 1 or not (files or empty):
                     raise RepoError(f"git cherry-pick failed: {done.err.strip()}")
                 step = ("cherry-pick", "--skip")
             head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
         line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
+        if not line and conflicts:
+            return Failure(FailureKind.CONFLICT, f"in conflict: {_names(list(dict.fromkeys(conflicts)))}")
         if not line:
             return Failure(FailureKind.NO_CHANGE, "all of it is there already")
         return self._candidate(onto, line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,24 +124,26 @@ def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path / "toy")
 
 
-def processes_with(entry: str) -> list[int]:
-    """Pids of living processes that carry `entry` ("NAME=value") in their environment."""
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of the test's own, for workers and all that they start."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # Ray's sockets need a short path
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
+def processes_of(temporary: Path, also: str = "") -> list[int]:
+    """Pids of the living processes that a test started below its temporary folder, with `also` in their environment."""
     found = []
     for each in Path("/proc").iterdir():
         if each.name.isdigit():
             try:
-                if entry.encode() in (each / "environ").read_bytes().split(b"\0"):
-                    found.append(int(each.name))
+                environ = (each / "environ").read_bytes()
             except (FileNotFoundError, PermissionError, ProcessLookupError):
                 continue
+            if f"TMPDIR={temporary}".encode() in environ and also.encode() in environ:
+                found.append(int(each.name))
     return found
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """A temporary folder of the test's own; calling it tells what workers left in it."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    yield lambda: [str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file()]

@@ -232,9 +232,11 @@ def test_a_worker_may_die_at_any_moment(tmp_path: Path, delay_ms: int) -> None:
     marker = uuid.uuid4().hex
     dies = f"import os, signal; signal.setitimer(signal.ITIMER_REAL, {max(delay_ms, 0.01) / 1000})\n"
     worker = WORKER.replace("process.run", dies + "process.run")
-    done = subprocess.run([sys.executable, "-c", worker, str(tmp_path), marker, "/bin/sleep", "300"], timeout=20)
+    environ = {**os.environ, "LD_LIBRARY_PATH": marker}  # handed on to the guardian, which is thereby found too
+    command = [sys.executable, "-c", worker, str(tmp_path), marker, "/bin/sleep", "300"]
+    done = subprocess.run(command, timeout=20, env=environ)
     assert done.returncode == -signal.SIGALRM
-    wait_for(lambda: not carrying(marker), "the command ends, if it began")
+    wait_for(lambda: not carrying(marker), "the guardian ends, and the command if it began")
 
 
 @pytest.mark.parametrize("delay_ms", [0, 10, 20, 30])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -219,6 +220,20 @@ def test_the_hand_written_gradient_is_the_slope_of_the_loss(tmp_path: Path, acti
             losses.append(model.gradients(contexts, targets)[0])
         model.weights[name][place] += 1e-5
         assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(gradient[place], rel=1e-4), name
+
+
+def test_edits_of_neighbouring_constants_by_two_lanes_merge(tmp_path: Path) -> None:
+    base = (QUICKSTART / "train.py").read_text()
+    names = re.findall(r"^([A-Z][A-Z0-9_]+) = ", base, re.M)
+    assert len(names) > 10
+    (tmp_path / "base").write_text(base)
+    for ours, theirs in itertools.pairwise(names):
+        for side, name in (("ours", ours), ("theirs", theirs)):
+            (tmp_path / side).write_text(re.sub(rf"^{name} = [^#\n]+", f"{name} = 1  ", base, flags=re.M))
+        merged = subprocess.run(
+            ["git", "merge-file", "-p", "ours", "base", "theirs"], cwd=tmp_path, capture_output=True
+        )
+        assert merged.returncode == 0, (ours, theirs)
 
 
 def test_program_md_reads_and_agrees_with_the_harness() -> None:

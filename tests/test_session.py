@@ -21,7 +21,7 @@ from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError,
 from autoresearch_ray.model import Measured, Status
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.session import Session
-from tests.conftest import Toy, processes_with
+from tests.conftest import Toy, processes_of
 
 RUN = [sys.executable, "-m", "autoresearch_ray", "run"]
 
@@ -55,7 +55,7 @@ def tree_of(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_run_ends_with_a_better_commit_that_can_be_merged(toy: Toy, scratch: Callable[[], list[str]]) -> None:
+def test_a_run_ends_with_a_better_commit_that_can_be_merged(toy: Toy, temporary: Path) -> None:
     head, files = toy.head, tree_of(toy.folder)
     with research(toy.program(more="experiments: 10")) as session:
         seen = list(session)
@@ -79,7 +79,7 @@ def test_a_run_ends_with_a_better_commit_that_can_be_merged(toy: Toy, scratch: C
     rows = (toy.run_folder() / "results.tsv").read_text().splitlines()
     assert len(rows) == 12 and rows[0].split("\t") == ["commit", "metric", "memory_gb", "status", "description"]
     assert "autoresearch/t1" in (toy.run_folder() / "report.md").read_text()
-    assert scratch() == [] and processes_with("AUTORESEARCH_TAG=t1") == []
+    assert [each for each in temporary.rglob("*") if each.is_file()] == [] and processes_of(temporary) == []
     assert toy.git("status", "--porcelain") == "M program.md"
 
 
@@ -152,12 +152,14 @@ def test_leaving_early_stops_cleanly_and_can_be_taken_up(toy: Toy) -> None:
     assert again.board.counted == session.board.counted + 2
 
 
-def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no_process(toy: Toy) -> None:
+def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no_process(
+    toy: Toy, temporary: Path
+) -> None:
     toy.program(more="experiments: 40", command="sleep 0.2; python train.py")
     with subprocess.Popen([*RUN, str(toy.folder / "program.md")], stderr=subprocess.DEVNULL) as driver:
         until(lambda: measured(toy) >= 6)
         driver.send_signal(signal.SIGKILL)
-    until(lambda: not processes_with("AUTORESEARCH_TAG=t1"), 10)
+    until(lambda: not processes_of(temporary), 10)
     before = attempts(toy)
     assert len(before) >= 6
     board = board_of(toy)
@@ -174,12 +176,14 @@ def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_an_interrupt_finishes_what_is_measured_and_a_second_one_does_not(toy: Toy, times: int) -> None:
+def test_an_interrupt_finishes_what_is_measured_and_a_second_one_does_not(
+    toy: Toy, temporary: Path, times: int
+) -> None:
     toy.program(workers=1, more="experiments: 40", command="python train.py; sleep 3")
     with subprocess.Popen(
         [*RUN, str(toy.folder / "program.md")], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as driver:
-        until(lambda: bool(processes_with("AUTORESEARCH_EXPERIMENT=cpu0-1")))
+        until(lambda: bool(processes_of(temporary, "AUTORESEARCH_EXPERIMENT=cpu0-1")))
         driver.send_signal(signal.SIGINT)
         assert driver.stderr is not None
         assert any("finishing" in line for line in driver.stderr)
@@ -189,7 +193,7 @@ def test_an_interrupt_finishes_what_is_measured_and_a_second_one_does_not(toy: T
         assert driver.wait(20) == 130
     assert measured(toy) == (1 if times == 1 else 0)
     assert times == 1 or time.monotonic() - began < 2.5
-    assert board_of(toy).closed is not None and processes_with("AUTORESEARCH_TAG=t1") == []
+    assert board_of(toy).closed is not None and processes_of(temporary) == []
 
 
 def test_stop_from_another_terminal(toy: Toy) -> None:

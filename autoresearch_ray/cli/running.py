@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from autoresearch_ray.cli.folder import driver, find
 from autoresearch_ray.cli.output import reading
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.results import summary
+
+if TYPE_CHECKING:
+    from autoresearch_ray.session import Session
 
 # The words of `model.Options`: a flag that is not given leaves the front matter as it is.
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
@@ -47,8 +50,13 @@ def _options(function: Any) -> Any:
 @click.command(epilog="Example: autoresearch-ray run program.md --agent claude --hours 8")
 @click.argument("program", type=click.Path(path_type=Path), default=Path("program.md"))
 @_options
+@click.option(
+    "--as-job/--foreground",
+    default=None,
+    help="On a cluster: run as a Ray job and follow its log; default: on an ssh terminal, which would end the run.",
+)
 @click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
-def run(program: Path, **flags: Any) -> None:
+def run(program: Path, as_job: bool | None, **flags: Any) -> None:
     """Run PROGRAM (default: program.md here). Running a tag again takes the run up where it ended.
 
     Ctrl-C once finishes what is being measured and stops; twice stops at once. Either way nothing that was measured is
@@ -57,28 +65,28 @@ def run(program: Path, **flags: Any) -> None:
     from autoresearch_ray.session import research  # git and pydantic: not for --help
 
     given = {name: _number(value) for name, value in flags.items() if value is not None}
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _interrupt)
-    with research(program, **given) as session:
+    session = research(program, **given)
+    session.as_job = as_job
+    with session, live.view() as view:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
-        try:
-            with live.view() as view:
-                view.show(session.board)
-                while session.advance():
-                    view.show(session.board)
-                view.show(session.board)
-        except KeyboardInterrupt:
-            click.echo("finishing what is being measured; Ctrl-C once more ends that too", err=True)
-            raise
-        finally:
-            board, folder = session.board, session.folder
+        interrupts = _Interrupts()
+        view.show(session.board)
+        while session.advance():
+            interrupts.pass_on(session)
+            view.show(session.board)
+        view.show(session.board)
+    board, folder = session.board, session.folder
     click.echo(summary(board))
     if board.best and board.best.number:
         click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
     for branch in session.unpublished:
         click.echo(f"{branch} is checked out somewhere and was left as it is", err=True)
+    for warning in session.warnings:
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"report: {folder / 'report.md'}", err=True)
+    if interrupts.count:
+        raise KeyboardInterrupt
 
 
 def _number(value: Any) -> Any:
@@ -86,8 +94,24 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Interrupts:
+    """Ctrl-C, a closed terminal and `kill`: counted in the handler, and heeded where it is safe to."""
+
+    def __init__(self) -> None:
+        self.count = self._heeded = 0
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, self._count)
+
+    def _count(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+    def pass_on(self, session: Session) -> None:
+        """The first one drains the run, any other ends it now."""
+        if self.count > self._heeded:
+            self._heeded = self.count
+            session.stop("interrupted", now=self.count > 1)
+            if self.count == 1:
+                click.echo("finishing what is being measured; Ctrl-C once more ends that too", err=True)
 
 
 @click.command(epilog="Example: autoresearch-ray stop --tag nov20")

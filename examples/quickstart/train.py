@@ -2,6 +2,8 @@
 
 Each of the last CONTEXT bytes is looked up in an embedding; one hidden layer reads them side by side; a linear layer
 gives the logits of the next byte. Adam, with a schedule that follows the spent part of the time budget.
+
+Each constant has a line of its own above it: git merges edits of two lanes only where a line between them stayed.
 """
 
 from __future__ import annotations
@@ -10,18 +12,31 @@ import math
 
 import numpy as np
 
+# Bytes the model looks back.
 CONTEXT = 4  # 1..32
+# Numbers that stand for one byte.
 EMBEDDING = 16  # 4..64
+# Width of the hidden layer.
 HIDDEN = 64  # 16..512 log
+# The hidden layer's non-linearity.
 ACTIVATION = "tanh"  # relu | tanh | gelu
+# A table of logits that the last byte decides alone, added to the rest.
 BIGRAM = False
+# First weights, as a multiple of 1 / sqrt(inputs).
 INIT_SCALE = 0.5  # 0.1..2 log
+# Rows per step.
 BATCH = 256  # 32..1024 log
+# Learning rate of Adam.
 LR = 5e-4  # 1e-4..3e-2 log
+# Times the learning rate, for the tables that are looked up by byte.
 EMBEDDING_LR_FACTOR = 1.0  # 0.25..16 log
+# How the learning rate falls while the budget is spent.
 SCHEDULE = "constant"  # constant | linear | cosine
+# Adam's memory of the gradient.
 BETA1 = 0.9  # 0.5..0.98
+# Adam's memory of its square.
 BETA2 = 0.999  # 0.9..0.9999
+# Pull of all weights towards zero, times the learning rate.
 WEIGHT_DECAY = 0.01  # 0..0.1
 
 
