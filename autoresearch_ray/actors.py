@@ -142,7 +142,6 @@ class RayCrew:
         self, cluster: Cluster, folder: Path, options: Options, workers: int, environ: Mapping[str, str]
     ) -> None:
         """`environ` are variables of this machine that workers need by value: the secrets of agents, mostly."""
-        self._cluster = cluster
         self._options = options
         self._environ = dict(environ)
         self._slots = cluster.slots(options.gpus_per_worker)
@@ -230,7 +229,6 @@ class RayCrew:
             ray.kill(self._coordinator)
             self._coordinator = None
         shutil.rmtree(scratch(self._welcome), ignore_errors=True)
-        self._cluster.leave()
         if self._failures:
             raise self._failures[0]
 
@@ -271,6 +269,7 @@ def as_job(address: str, folder: Path, finish_seconds: float) -> int:
     """
     from ray.job_submission import JobSubmissionClient  # a quarter of a second, for drivers that hand over alone
 
+    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.ERROR)  # it tells how each connection closed
     command = [sys.executable, *sys.orig_argv[1:]]
     environ = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(int(finish_seconds))}
     if "RAY_AUTH_MODE" in os.environ:

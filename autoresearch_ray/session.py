@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import ledger, model, report, results
+from autoresearch_ray import ledger, model, process, report, results
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
@@ -90,13 +90,13 @@ class Session:
         """
         self._check()
         self._hand_over()
-        with ExitStack() as undo:
-            start = self._crew_to_be(undo)
-            self._lock = undo.enter_context(self._locked())
+        with ExitStack() as held:
+            start = self._crew_to_be(held)
+            held.enter_context(self._locked())
             self._open()
             self.board = boards.replay(self._tail.read())
             self._crew: Crew = start()
-            undo.pop_all()
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -111,7 +111,7 @@ class Session:
                 self._outlast_interrupts(step)
             except (AutoresearchError, OSError) as failure:
                 failures.append(failure)
-        self._lock.close()
+        self._held.close()
         if error is None and failures:
             raise failures[0]
         closed = self.board.closed
@@ -232,18 +232,18 @@ class Session:
             return
         raise SystemExit(status)
 
-    def _crew_to_be(self, undo: ExitStack) -> Callable[[], Crew]:
-        """What starts the crew, once it is known that it can be seated; `undo` lets go of Ray again."""
+    def _crew_to_be(self, held: ExitStack) -> Callable[[], Crew]:
+        """What starts the crew, once it is known that it can be seated; `held` lets go of Ray again."""
         options = self.program.options
         if options.backend == "local":
             slots = _local_slots(options, self._environ)
             return lambda: LocalCrew(self.folder, slots, self._environ)
         if options.address is None and "ray" not in sys.modules:
-            os.environ.update(_single_box(os.environ))
+            os.environ.update(_single_box(os.environ) | held.enter_context(process.leash()))
         from autoresearch_ray import actors  # imports Ray, which takes half a second
 
         cluster = actors.Cluster(options.address)
-        undo.callback(cluster.leave)
+        held.callback(cluster.leave)
         workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
         values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
         return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)

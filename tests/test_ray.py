@@ -1,0 +1,208 @@
+"""Whole runs over a real local Ray with logical GPUs: one coordinator actor, one worker actor per GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch_ray import ledger, research
+from autoresearch_ray.board import Board, replay
+from autoresearch_ray.errors import AgentError, ClusterError, SetupError
+from autoresearch_ray.model import Measured, Seated
+from autoresearch_ray.repo import Hub
+from tests.conftest import Toy, processes_of
+
+# Settings that Ray reads when it is imported, in this process or in a driver's: those of a single box.
+RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+SEES = """\
+import os
+LR = 0.5
+print("loss:", LR)
+print("gpus", os.environ["CUDA_VISIBLE_DEVICES"], "nice", os.nice(0), "omp", os.environ["OMP_NUM_THREADS"],
+      "oom", open("/proc/self/oom_score_adj").read().strip(), "ray", sum(k.startswith("RAY_") for k in os.environ))
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Iterator[None]:
+    """A Ray of this process with two logical GPUs."""
+    for key, value in RAY.items():
+        monkeypatch.setenv(key, value)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+def board_of(toy: Toy) -> Board:
+    return replay(ledger.read(toy.run_folder() / "ledger.jsonl"))
+
+
+def seats(toy: Toy) -> list[Seated]:
+    return [
+        each for line in ledger.read(toy.run_folder() / "ledger.jsonl") for each in line if isinstance(each, Seated)
+    ]
+
+
+def measured(toy: Toy) -> int:
+    path = toy.run_folder() / "ledger.jsonl"
+    return path.read_bytes().count(b'"event":"measured"') if path.exists() else 0
+
+
+def test_each_worker_has_its_gpu_and_evaluations_inherit_nothing_of_ray(cluster: None, toy: Toy) -> None:
+    (toy.folder / "train.py").write_text(SEES)
+    toy.commit()
+    with research(toy.program(backend="ray", more="experiments: 4"), gpus_per_worker=1, workers="auto") as session:
+        list(session)
+    lanes = session.board.lanes
+    assert set(lanes) == {"gpu0", "gpu1"}
+    assert sorted(lane.seat.gpus for lane in lanes.values()) == [("0",), ("1",)]
+    for name, lane in lanes.items():
+        for log in (toy.run_folder() / "logs" / name).glob("[0-9]*.log"):
+            if not log.name.endswith(".agent.log"):
+                said = log.read_text()
+                assert f"gpus {lane.seat.gpus[0]} nice 0 omp 1 " in said and said.rstrip().endswith("ray 0")
+                assert os.geteuid() != 0 or " oom 0 " in said
+    assert session.board.counted == 4
+    hub = Hub.open(toy.run_folder() / "hub.git")
+    assert all(hub.has(each.commit) for each in session.board.experiments if each.commit)
+    assert board_of(toy).experiments == session.board.experiments
+
+
+def test_shortage_setup_and_agent_faults_reach_the_driver_as_they_were_raised(cluster: None, toy: Toy) -> None:
+    with pytest.raises(ClusterError, match="room for 2"):
+        research(toy.program(backend="ray"), gpus_per_worker=1, workers=3).__enter__()
+    assert not toy.run_folder().exists()
+    missing = toy.program(backend="ray", eval_more="Setup: `echo no data; exit 3`")
+    with pytest.raises(SetupError, match="no data"), research(missing) as session:
+        list(session)
+    agent = toy.program(agent="command", backend="ray", more="agent_command: no-such-program")
+    with pytest.raises(AgentError, match="no-such-program"):
+        research(agent, tag="t2").__enter__()
+
+
+def test_a_worker_that_is_killed_sits_down_again_and_nothing_is_counted_twice(
+    cluster: None, toy: Toy, temporary: Path
+) -> None:
+    toy.program(backend="ray", more="experiments: 12", command="python train.py; sleep 0.5")
+    killed = 0
+    with research(toy.folder, gpus_per_worker=1) as session:
+        while session.advance():
+            if not killed and session.board.attempts >= 4:
+                killed = session.board.lanes["gpu0"].seat.pid
+                os.kill(killed, signal.SIGKILL)
+    again = [each for each in seats(toy) if each.seat.lane == "gpu0"]
+    assert [each.sitting for each in again] == [1, 2] and again[1].seat.pid != killed
+    lines = list(ledger.read(toy.run_folder() / "ledger.jsonl"))
+    ids = [event.attempt.id for line in lines for event in line if isinstance(event, Measured)]
+    assert len(set(ids)) == len(ids) and session.board.counted == 12
+    assert processes_of(temporary, "AUTORESEARCH_EXPERIMENT=") == []
+
+
+def test_kill_dash_nine_of_the_driver_over_ray(toy: Toy, temporary: Path) -> None:
+    toy.program(backend="ray", more="experiments: 60", command="python train.py; sleep 0.3")
+    run = [sys.executable, "-m", "autoresearch_ray", "run", str(toy.folder / "program.md")]
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        deadline = time.monotonic() + 60
+        while measured(toy) < 5 and driver.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+    _all_gone(temporary)
+    ledger.Ledger(toy.run_folder() / "ledger.jsonl", patience_seconds=20).close()  # its coordinator is gone, too
+    before = board_of(toy)
+    more = str(before.counted + 4)
+    done = subprocess.run([*run, "--experiments", more], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0 and "goes on" in done.stderr, done.stderr
+    after = board_of(toy)
+    assert after.counted == before.counted + 4
+    assert [each.id for each in after.experiments][: len(before.experiments)] == [
+        each.id for each in before.experiments
+    ]
+    baseline, earlier = after.baseline, before.baseline
+    assert baseline is not None and earlier is not None and baseline.values == earlier.values
+    _all_gone(temporary)
+
+
+def _all_gone(temporary: Path) -> None:
+    """No evaluation, no agent, and nothing of Ray is left."""
+    deadline = time.monotonic() + 15
+    while left := processes_of(temporary):
+        names = [Path(f"/proc/{each}/cmdline").read_bytes()[:100] for each in left]
+        assert time.monotonic() < deadline, names
+        time.sleep(0.05)
+
+
+def test_ray_of_our_own_listens_on_loopback_alone(toy: Toy) -> None:
+    toy.program(backend="ray", more="experiments: 200")
+    run = [sys.executable, "-m", "autoresearch_ray", "run", str(toy.folder / "program.md")]
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as driver:
+        deadline = time.monotonic() + 60
+        while measured(toy) < 1 and driver.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        listening = _listening_below(driver.pid)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(30) == 130
+    assert listening and listening <= {"127.0.0.1", "::1"}
+
+
+def _listening_below(pid: int) -> set[str]:
+    """Addresses that the descendants of `pid` listen on, from /proc."""
+    parents = {}
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            try:
+                parents[int(each.name)] = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    below, grown = {pid}, True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in below} - below
+        below, grown = below | more, bool(more)
+    inodes = set()
+    for each in below:
+        for link in Path(f"/proc/{each}/fd").glob("*"):
+            try:
+                target = str(link.readlink())
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = set()
+    for table, size in (("tcp", 4), ("tcp6", 16)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                raw = bytes.fromhex(fields[1].partition(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, size, 4))
+                found.add(".".join(map(str, words)) if size == 4 else _ipv6(words))
+    return found
+
+
+def _ipv6(words: bytes) -> str:
+    if words[:12] == b"\0" * 10 + b"\xff\xff":
+        return ".".join(map(str, words[12:]))
+    return "::1" if words == b"\0" * 15 + b"\1" else words.hex()
