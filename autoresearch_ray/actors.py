@@ -27,8 +27,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import Reply, Welcome
-from autoresearch_ray.researcher import Signals
+from autoresearch_ray.ports import Reply, Signals, Welcome
 from autoresearch_ray.worker import Worker, scratch
 
 _RESTARTS = 3  # of one worker in a run, before its seat is given up

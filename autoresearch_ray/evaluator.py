@@ -15,16 +15,12 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoresearch_ray import process
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import Failure, FailureKind, Measurement, ParseKind, Resources
-from autoresearch_ray.ports import Monitor, Welcome
+from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.store import Store
-
-if TYPE_CHECKING:
-    from autoresearch_ray.researcher import Signals
 
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|VIRTUAL_ENV|XDG_CACHE_HOME|CC|CXX|TERM"

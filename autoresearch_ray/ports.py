@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -154,6 +154,14 @@ class Desk(Protocol):
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the driver may ask of a lane in the middle of its work."""
+
+    drain: threading.Event = field(default_factory=threading.Event)  # finish the measurement that runs, start none
+    halt: threading.Event = field(default_factory=threading.Event)  # end everything now
 
 
 class Crew(Protocol):

@@ -6,9 +6,8 @@ This page is the whole idea. Everything it needs is handed to it; nothing here k
 from __future__ import annotations
 
 import math
-import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_ray.errors import RepoError
@@ -24,18 +23,10 @@ from autoresearch_ray.model import (
     Replay,
     Stop,
 )
-from autoresearch_ray.ports import Agent, Desk, Reply, Welcome
+from autoresearch_ray.ports import Agent, Desk, Reply, Signals, Welcome
 from autoresearch_ray.store import Candidate, Store
 
 _LOG_BYTES = 1 << 20  # of a log that travel with a hand-in; its end is what people read
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """What the driver may ask of a lane in the middle of its work."""
-
-    drain: threading.Event = field(default_factory=threading.Event)  # finish the measurement that runs, start none
-    halt: threading.Event = field(default_factory=threading.Event)  # end everything now
 
 
 @dataclass(slots=True)

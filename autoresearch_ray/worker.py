@@ -21,8 +21,8 @@ from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import GpuError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import AgentSetup, Desk, Monitor, Reply, Welcome, named
-from autoresearch_ray.researcher import Researcher, Signals
+from autoresearch_ray.ports import AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
+from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.store import Store
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

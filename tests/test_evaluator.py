@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from autoresearch_ray.monitors.cpu import Cpu
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +17,9 @@ from autoresearch_ray import program as reader
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed, number
 from autoresearch_ray.model import FailureKind, Measurement, Parse, ParseKind
-from autoresearch_ray.ports import Welcome
+from autoresearch_ray.monitors.cpu import Cpu
+from autoresearch_ray.ports import Signals, Welcome
 from autoresearch_ray.repo import Hub, Origin
-from autoresearch_ray.researcher import Signals
 from autoresearch_ray.store import Store
 from tests.conftest import Toy
 
