@@ -30,6 +30,7 @@ from autoresearch_ray.model import Attempt, Options, Seat
 from autoresearch_ray.ports import Reply, Signals, Welcome
 from autoresearch_ray.worker import Worker, scratch
 
+_LOOK = "look into /tmp/ray/session_latest/logs; the same command takes the run up again"
 _RESTARTS = 3  # of one worker in a run, before its seat is given up
 _OBJECT_STORE_BYTES = 200 << 20  # the whole history travels once; Ray's default is 30 % of the memory
 
@@ -201,7 +202,8 @@ class RayCrew:
         if self._restarts[index] <= _RESTARTS:
             self._seat(index)
         else:
-            self._failures.append(ClusterError(f"worker {index} died {self._restarts[index]} times: {error}"))
+            died = f"worker {index} died {self._restarts[index]} times: {error}"
+            self._failures.append(ClusterError(died, _LOOK))
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
         try:
@@ -239,7 +241,7 @@ def _cause(error: RayError) -> Exception:
         return cause
     if isinstance(cause, RayError):
         return _cause(cause)
-    return ClusterError(f"an actor failed: {error}")
+    return ClusterError(f"an actor failed: {error}", _LOOK)
 
 
 # --- The driver as a Ray job -----------------------------------------------------------------------------------------

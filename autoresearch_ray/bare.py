@@ -41,6 +41,7 @@ UPLOAD_PACK = "git -c safe.directory='*' upload-pack"  # fetch strips our settin
 LONG_SECONDS = 3600.0  # for what grows with the history
 _TIP = " refs/heads/candidate"  # the one branch that a bundle of ours names
 _CUT = " refs/shallow/"  # and where the history of a shallow clone is cut off, which its receiver must know
+BY_ITSELF = "check the room on the disk; the run can be taken up again"
 _AGAIN = "ask for a larger bundle, made for one who has nothing"
 _UNPACK_LIMIT = 100  # objects; smaller packs become loose objects, as in git's own fetch
 

@@ -36,6 +36,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def frame(value: Any) -> bytes:
+    """A value as it goes over the socket."""
     data = marshal.dumps(value)
     return len(data).to_bytes(8, "big") + data
 
@@ -96,6 +97,7 @@ def carrying(variable: str, value: str) -> set[int]:
 
 
 def kill(doomed: Iterable[int], number: int) -> None:
+    """Send the signal `number` to all of these that are still there and ours."""
     for pid in doomed:
         try:
             os.kill(pid, number)
@@ -187,6 +189,7 @@ class Log:
 
 
 def write_all(file: int, data: bytes) -> None:
+    """Write all of it, in as many pieces as the kernel takes."""
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
@@ -376,10 +379,12 @@ def oom_kills() -> tuple[int, int]:
 
 
 def counter(text: bytes) -> int:
+    """The line `oom_kill` of a file of counters; zero where there is none."""
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(b"oom_kill ")), 0)
 
 
 def oom_killed(code: int | None, before: tuple[int, int]) -> bool:
+    """Whether the command failed because the kernel killed for memory since `before`."""
     group, machine = oom_kills()
     return (code != 0 and group > before[0]) or (
         code in (-signal.SIGKILL, 128 + signal.SIGKILL) and machine > before[1]
@@ -387,6 +392,7 @@ def oom_killed(code: int | None, before: tuple[int, int]) -> bool:
 
 
 def say(control: int, value: Any) -> None:
+    """Tell the worker, if it still lives."""
     try:
         os.write(control, frame(value))
     except ConnectionError:
@@ -394,6 +400,7 @@ def say(control: int, value: Any) -> None:
 
 
 def main(control: int) -> None:
+    """Guard one command: take the order from the socket, say the pid that runs it, and at its end the report."""
     if os.fork():
         os._exit(0)  # from here on the worker has no direct child that Ray could kill
     os.set_inheritable(control, False)

@@ -19,6 +19,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from autoresearch_ray.errors import LedgerError
 from autoresearch_ray.model import Event
 
+_WHERE = "the run's folder must be on a disk that its coordinator can write: that of the head node"
+
 _LINE: TypeAdapter[tuple[Event, ...]] = TypeAdapter(tuple[Annotated[Event, Field(discriminator="event")], ...])
 
 
@@ -35,11 +37,13 @@ def decode(line: bytes) -> tuple[Event, ...]:
 def read(path: Path) -> Iterator[tuple[Event, ...]]:
     """Every whole line of the ledger, oldest first. Safe while it is being written."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                yield _decoded(line, path, number)
     except OSError as error:
-        raise LedgerError(f"cannot read {path}: {error.strerror}") from error
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        yield _decoded(line, path, number)
+        raise LedgerError(f"cannot read {path}: {error.strerror}", _WHERE) from error
 
 
 def _decoded(line: bytes, path: Path, number: int) -> tuple[Event, ...]:
@@ -66,7 +70,7 @@ class Tail:
                 file.seek(self._offset)
                 data = file.read()
         except OSError as error:
-            raise LedgerError(f"cannot read {self._path}: {error.strerror}") from error
+            raise LedgerError(f"cannot read {self._path}: {error.strerror}", _WHERE) from error
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         lines = whole.split(b"\n")[:-1]
@@ -88,7 +92,7 @@ class Ledger:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND)
         except OSError as error:
-            raise LedgerError(f"cannot write {path}: {error.strerror}") from error
+            raise LedgerError(f"cannot write {path}: {error.strerror}", _WHERE) from error
         deadline = time.monotonic() + patience_seconds
         while not self._locked():
             if time.monotonic() >= deadline:

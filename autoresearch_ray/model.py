@@ -36,11 +36,15 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
+    """What is measured, and which way is better."""
+
     name: str
     direction: Direction
 
 
 class ParseKind(StrEnum):
+    """Where in the log the metric stands."""
+
     COMMAND = "command"  # a shell command that reads run.log
     REGEX = "regex"  # the first group (or the whole match) of its last match in the log
     STDOUT = "stdout"  # the evaluation's entire standard output is the number
@@ -135,6 +139,8 @@ class Program:
 
 
 class FailureKind(StrEnum):
+    """What went wrong. `AGENT` and `MACHINE` say nothing about the idea."""
+
     CRASH = "crash"
     TIMEOUT = "timeout"
     OOM = "oom"
@@ -284,6 +290,8 @@ class Attempt:
 
 
 class Status(StrEnum):
+    """The verdict on an experiment."""
+
     PENDING = "pending"  # measured, not yet decided
     KEEP = "keep"
     DISCARD = "discard"
@@ -400,14 +408,18 @@ class Seated:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
+    """A lane was told what to do next. If it dies, it gets the same order again."""
+
     at: float
     lane: str
-    order: Order
+    order: Order = field(metadata={"discriminator": "kind"})  # the ledger reads what it is, and need not try each
     event: Literal["ordered"] = "ordered"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
+    """An attempt was handed in."""
+
     at: float
     attempt: Attempt
     event: Literal["measured"] = "measured"

@@ -78,6 +78,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
+    """What a policy says of a case, and why; `again` asks for one more measurement of the candidate."""
+
     call: Literal["keep", "discard", "again"]
     reason: str
 
@@ -209,5 +211,7 @@ def named(closet: str, name: str) -> Any:
         if inspect.isclass(each) and each.__module__ == module.__name__ and not key.startswith("_")
     ]
     if len(public) != 1:
-        raise SetupError(f"{module.__name__} must have one public class, it has {len(public)}")
+        raise SetupError(
+            f"{module.__name__} must have one public class, it has {len(public)}", "names of the others begin with _"
+        )
     return public[0]

@@ -125,6 +125,15 @@ def summary(board: Board) -> str:
     )
 
 
+def verdict(experiment: Experiment) -> str:
+    """Such as "#12 [keep] gpu3 0.9932 (+0.0012)  increase LR to 0.04: gain +0.0012 against a margin of 0.0005"."""
+    gain = f" ({experiment.gain:+.3g})" if experiment.gain is not None else ""
+    whose = f" {experiment.lane}" if experiment.lane else ""
+    why = f": {line(experiment.reason, 100)}" if experiment.reason else ""
+    head = f"#{experiment.number} [{experiment.status}]{whose} {number(experiment.value)}{gain}"
+    return f"{head}  {described(experiment, 100)}{why}"
+
+
 def progress_line(board: Board) -> str:
     """Where the run stands, in one line."""
     counts = board.counts

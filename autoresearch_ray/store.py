@@ -145,7 +145,7 @@ class Store(Bare):
                 conflicts += _paths(files)
                 empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
                 if done.code != 1 or not (files or empty):
-                    raise RepoError(f"git cherry-pick failed: {done.err.strip()}")
+                    raise RepoError(f"git cherry-pick failed: {done.err.strip()}", bare.BY_ITSELF)
                 step = ("cherry-pick", "--skip")
             head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
         line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
@@ -186,7 +186,7 @@ class Store(Bare):
         asked = b"\0".join(b"./" + os.fsencode(each) for each in paths)
         done = bare.run("check-ignore", "--no-index", "--stdin", "-z", folder=folder, stdin=asked, more=here)
         if done.code > 1:  # 1 is "none"
-            raise RepoError(f"git check-ignore failed: {done.err.strip()}")
+            raise RepoError(f"git check-ignore failed: {done.err.strip()}", bare.BY_ITSELF)
         return {each.removeprefix("./") for each in _paths(done.out)}
 
     def _rules(self, rules: Mapping[str, Entry]) -> Path:

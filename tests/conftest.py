@@ -8,6 +8,17 @@ from pathlib import Path
 
 import pytest
 
+# Ray reads these once, when whatever test comes first imports it: the settings of a single box.
+os.environ.update(
+    {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": "/tmp",  # its sockets need a short path
+    }
+)
+
 GIT = {
     "GIT_AUTHOR_NAME": "user",
     "GIT_AUTHOR_EMAIL": "user@localhost",
@@ -125,12 +136,10 @@ def toy(tmp_path: Path) -> Toy:
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary folder of the test's own, for workers and all that they start."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("tmp")
     monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # Ray's sockets need a short path
     monkeypatch.setattr("tempfile.tempdir", None)
     return folder
 

@@ -65,7 +65,7 @@ EXTRAS = {"optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has
 PURE = {"errors", "model", "noise", "board", "orders", "policies"}
 STILL = {"__future__", "collections", "copy", "dataclasses", "enum", "fnmatch", "hashlib", "math", "typing"}
 
-CLOSETS = ("agents", "policies", "monitors")
+CLOSETS = ("agents.", "policies.", "monitors.")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -153,6 +153,11 @@ def test_contributing_shows_these_floors() -> None:
     shown = {name: set(re.findall(r"`(\w+)/?`", modules)) for _, name, modules in rows}
     assert shown == {name: set(modules.split()) for name, modules in FLOORS.items()}
     assert [int(number) for number, *_ in rows] == list(range(len(FLOORS)))
+
+
+def test_the_architecture_draws_every_module() -> None:
+    drawing = re.search(r"^0 words.*?^```", (ROOT / "ARCHITECTURE.md").read_text(), re.M | re.S)
+    assert drawing and FLOOR.keys() - set(re.findall(r"\w+", drawing[0])) == set()
 
 
 def test_imports_go_down_or_stay_on_their_floor() -> None:
@@ -285,12 +290,23 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     assert {each.__base__ for each in ERRORS[1:]} == {errors.AutoresearchError}
 
 
+def test_every_error_that_is_made_has_a_hint() -> None:
+    kinds = {each.__name__ for each in ERRORS}
+    bare = [
+        module.at(node)
+        for module, node in nodes(ast.Call)
+        if ast.unparse(node.func) in kinds and len(node.args) < 2 and "hint" not in {each.arg for each in node.keywords}
+    ]
+    assert bare == []
+
+
 # --- Closets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [each for each in MODULES if each.partition(".")[0] in CLOSETS and re.search(r"\.[^_]", each)]
-)
+NAMED = [each for each in MODULES if each.startswith(CLOSETS) and re.search(r"\.[^_]", each)]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_a_name_is_a_file_with_one_public_class(name: str) -> None:
     classes = [each for each in MODULES[name].tree.body if isinstance(each, ast.ClassDef) and each.name[0] != "_"]
     assert len(classes) == 1 and ast.get_docstring(classes[0])
@@ -313,7 +329,7 @@ cases = st.builds(
 )
 
 
-@pytest.mark.parametrize("name", [each.partition(".")[2] for each in MODULES if each.startswith("policies.")])
+@pytest.mark.parametrize("name", [each.partition(".")[2] for each in NAMED if each.startswith("policies.")])
 @given(case=cases, lanes=st.integers(1, 64), every=st.integers(1, 9), data=st.data())
 def test_each_policy_keeps_the_contract(name: str, case: Case, lanes: int, every: int, data: st.DataObject) -> None:
     policy: Policy = named("policies", name)()

@@ -25,6 +25,7 @@ import pytest
 
 from autoresearch_ray import actors, ledger
 from autoresearch_ray.board import Board, replay
+from autoresearch_ray.session import Program, Session
 from tests.conftest import Toy
 
 HEAD = """
@@ -311,6 +312,23 @@ def test_only_a_script_on_an_ssh_terminal_is_in_danger(
         os.close(ours)
         os.close(its)
     assert done.stdout == f"{expected}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "more", "expected"),
+    [
+        ("ray", "experiments: 1", "10.0.0.1:6379"),
+        ("ray", "address: 10.0.0.2:6379", "10.0.0.2:6379"),
+        ("local", "experiments: 1", None),
+    ],
+)
+def test_the_cluster_is_the_one_named_or_that_of_the_environment(
+    toy: Toy, backend: str, more: str, expected: str | None
+) -> None:
+    program = Program.read(toy.program(backend=backend, more=more))
+    session = Session(program, {**os.environ, "RAY_ADDRESS": "10.0.0.1:6379"})
+    assert session.program.options.address == expected
+    assert Session(program, {"RAY_ADDRESS": ""}).program.options.address == program.options.address
 
 
 def test_a_job_without_a_cluster_is_refused(toy: Toy) -> None:

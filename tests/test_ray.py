@@ -19,14 +19,6 @@ from autoresearch_ray.model import Measured, Seated
 from autoresearch_ray.repo import Hub
 from tests.conftest import Toy, processes_of
 
-# Settings that Ray reads when it is imported, in this process or in a driver's: those of a single box.
-RAY = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
 SEES = """\
 import os
 LR = 0.5
@@ -37,10 +29,8 @@ print("gpus", os.environ["CUDA_VISIBLE_DEVICES"], "nice", os.nice(0), "omp", os.
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Iterator[None]:
+def cluster(temporary: Path) -> Iterator[None]:
     """A Ray of this process with two logical GPUs."""
-    for key, value in RAY.items():
-        monkeypatch.setenv(key, value)
     import ray
 
     ray.init(

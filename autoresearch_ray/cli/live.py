@@ -13,12 +13,14 @@ import click
 from autoresearch_ray.board import Board
 from autoresearch_ray.cli.output import coloured, print_json
 from autoresearch_ray.model import Experiment, Status
-from autoresearch_ray.results import described, line, number, progress_line, record
+from autoresearch_ray.results import progress_line, record, verdict
 
 EVERY = 5  # verdicts between two progress lines
 
 
 class View(Protocol):
+    """A run on the screen, or wherever stdout goes."""
+
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
     def show(self, board: Board) -> None: ...
@@ -93,12 +95,3 @@ class Objects:
     def show(self, board: Board) -> None:
         for each in self._verdicts.fresh(board):
             print_json(record(each))
-
-
-def verdict(experiment: Experiment) -> str:
-    """Such as "#12 [keep] gpu3 0.9932 (+0.0012)  increase LR to 0.04: gain +0.0012 against a margin of 0.0005"."""
-    gain = f" ({experiment.gain:+.3g})" if experiment.gain is not None else ""
-    whose = f" {experiment.lane}" if experiment.lane else ""
-    why = f": {line(experiment.reason, 100)}" if experiment.reason else ""
-    head = f"#{experiment.number} [{experiment.status}]{whose} {number(experiment.value)}{gain}"
-    return f"{head}  {described(experiment, 100)}{why}"

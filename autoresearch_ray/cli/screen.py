@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autoresearch_ray.board import Board
-from autoresearch_ray.cli.live import verdict
 from autoresearch_ray.cli.output import COLOURS
 from autoresearch_ray.cli.status import counts_text, doing, pace, pace_text, scored_text
 from autoresearch_ray.model import Status
-from autoresearch_ray.results import duration, improvement, leaderboard, line, number
+from autoresearch_ray.results import duration, improvement, leaderboard, line, number, verdict
 
 BARS = "▁▂▃▄▅▆▇█"
 LATEST = 8  # verdicts on the screen

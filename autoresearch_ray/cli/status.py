@@ -24,6 +24,7 @@ class Pace:
 
 
 def pace(board: Board, now: float) -> Pace:
+    """The pace at `now`, in seconds since the epoch."""
     elapsed = board.elapsed_seconds(now)
     workers = len({lane.seat.worker for lane in board.lanes.values()})
     measuring = sum(each.seconds for each in board.experiments)
