@@ -4,6 +4,8 @@
 #     sh single-node.sh program.md --hours 8        the arguments are those of `autoresearch-ray run`
 #     ray stop                                      when Ray is no longer wanted
 #
+# Run with Ray 2.60, on the CPU. Not run with GPUs.
+#
 # Without this file `autoresearch-ray run` starts a Ray of its own, which ends with it. Here Ray goes on between runs.
 set -eu
 

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Whole nodes of a Slurm cluster: sbatch slurm.sh program.md --hours 8, in the folder of program.md.
 #
+# Not run under Slurm: run with Ray 2.60 on two namespaces of one machine, with an `srun` that is ssh, on the CPU.
+#
 # The folder must be on a file system that the first node sees; the others get commits inside Ray's own calls. On every
 # node the same environment must be on PATH: it is the one that sbatch is called from.
 #
