@@ -130,6 +130,12 @@ class Cluster:
             return dict.fromkeys(nodes, 1)
         return {node: int(gpus / gpus_per_worker + 1e-9) for node, gpus in nodes.items()}
 
+    def wait_for_room(self, workers: int, gpus_per_worker: float, seconds: float) -> None:
+        """Nodes join a cluster for some seconds after `ray up` has returned: give them that."""
+        deadline = time.monotonic() + seconds
+        while sum(self.slots(gpus_per_worker).values()) < workers and time.monotonic() < deadline:
+            time.sleep(1.0)
+
     def leave(self) -> None:
         if self._started:
             ray.shutdown()

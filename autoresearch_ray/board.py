@@ -332,7 +332,7 @@ def _experiment(attempt: Attempt, number: int, at: float) -> Experiment:
 
 
 def _decided(before: Experiment, event: Judged) -> Experiment:
-    """The experiment with its verdict. `replace` takes four times as long, a tenth of the replay of a long ledger."""
+    """The experiment with its verdict. `replace` takes three times as long, a tenth of the time of a long replay."""
     return Experiment(
         before.number,
         before.id,

@@ -317,10 +317,9 @@ def _fell_behind(draft: _Draft) -> Order | None:
     """The worse half moves onto the best, and takes along what it found."""
     board, lane = draft.board, draft.lane
     best = board.best.commit if board.best else None
-    ranking = board.ranking()
-    every = board.program.options.every
     if best is None or lane.head == best:
         return None
+    ranking, every = board.ranking(), board.program.options.every
     if not draft.policy.moves(ranking.index(draft.name), len(ranking), lane.hand_ins, every):
         return None
     if lane.own:

@@ -35,6 +35,7 @@ from autoresearch_ray.worker import LocalCrew
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
 _LOCK_SECONDS = 0.5
+_JOIN_SECONDS = 30.0  # nodes were seen to join 6 to 20 s after `ray up`
 
 
 class Program(model.Program):
@@ -244,6 +245,8 @@ class Session:
 
         cluster = actors.Cluster(options.address)
         held.callback(cluster.leave)
+        if options.address and options.gpus_per_worker and options.workers != "auto":
+            cluster.wait_for_room(options.workers, options.gpus_per_worker, _JOIN_SECONDS)
         workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
         values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
         return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,8 @@ class Worker:
                 self._wait_for_lanes()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # others of this node may still work beside us
+                self._folder.parent.rmdir()
 
     def _move_in(self) -> None:
         """A folder of its own, swept clean of what an earlier life of this worker may have left running."""

@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,8 +20,10 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-COMMAND = str(Path(sys.executable).with_name("autoresearch-ray"))
-PROGRAM = """\
+import click
+
+_COMMAND = str(Path(sys.executable).with_name("autoresearch-ray"))
+_PROGRAM = """\
 ---
 tag: bench
 agent: scripted
@@ -37,7 +40,8 @@ Command: `{command}`
 Metric: `loss` (lower is better)
 Time budget: 60 seconds
 """
-FILES, FILE_BYTES = 100, 4096  # of the repository: about what a small research project has
+_NOT_MINE = ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS")  # they change what is measured
+_FILES, _FILE_BYTES = 100, 4096  # of the repository that is checked out twice for every experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,10 @@ def machine() -> dict[str, object]:
 
 
 def conclude(benchmark: str, where: dict[str, object], rows: Sequence[Row], as_json: bool) -> None:
-    """Print the table, or one JSON document, and exit with 1 where a target is missed. `where` is from before."""
+    """Print the table, or one JSON document, and exit with 1 where a target is missed.
+
+    `where` is what `machine` said before the benchmark began, so that its load is that of others.
+    """
     date = datetime.now().astimezone().isoformat(timespec="seconds")
     met = all(each.met is not False for each in rows)
     if as_json:
@@ -82,7 +89,7 @@ def conclude(benchmark: str, where: dict[str, object], rows: Sequence[Row], as_j
         for each in rows:
             judged = "" if each.met is None else f"  < {each.target_seconds:g} s  {'ok' if each.met else 'MISSED'}"
             print(f"  {each.name:<{width}}  {each.seconds:8.3f} s{judged}")
-    sys.exit(not met)
+    sys.exit(0 if met else 1)
 
 
 @contextmanager
@@ -92,15 +99,24 @@ def scratch() -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
-def environ(folder: Path) -> dict[str, str]:
-    """The environment of the measured commands: as installed, with compiled modules, and below `folder`."""
-    mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONDONTWRITEBYTECODE", "RAY_ADDRESS")}
-    return mine | {
+def call(folder: Path, cwd: Path, *arguments: str) -> float:
+    """Run `autoresearch-ray` in `cwd`, as installed: with compiled modules. Its traces go into `folder`.
+
+    Returns its seconds. Raises `click.ClickException` with what it said, if it fails.
+    """
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_MINE} | {
         "TMPDIR": str(folder),
         "RAY_TMPDIR": str(folder),
         "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
-        "RAY_USAGE_STATS_ENABLED": "0",
     }
+    begun = time.monotonic()
+    done = subprocess.run(
+        [_COMMAND, *arguments], cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    seconds = time.monotonic() - begun
+    if done.returncode:
+        raise click.ClickException(f"autoresearch-ray {arguments[0]} ended with {done.returncode}:\n{done.stderr}")
+    return seconds
 
 
 def project(folder: Path, command: str, options: str, lanes: Sequence[str], proposals: int) -> Path:
@@ -121,11 +137,12 @@ def project(folder: Path, command: str, options: str, lanes: Sequence[str], prop
         (scripts / f"{lane}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     (repository / "changes").mkdir(parents=True)
     (repository / "changes" / "first.py").write_text("x = 0\n")
-    for number in range(FILES):
-        (repository / f"file{number:03}.py").write_text(f"# {number:04}\n" * (FILE_BYTES // 7))
-    program = PROGRAM.format(script=scripts, options=options, command=command)
+    for number in range(_FILES):
+        (repository / f"file{number:03}.py").write_text(f"# {number:04}\n" * (_FILE_BYTES // 7))
+    program = _PROGRAM.format(script=scripts, options=options, command=command)
     (repository / "program.md").write_text(program)
+    plain = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
     for step in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "start")):
-        subprocess.run(["git", *step], cwd=repository, check=True)
+        subprocess.run(["git", *step], cwd=repository, env={**os.environ, **plain}, check=True)
     return repository

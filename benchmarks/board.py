@@ -13,8 +13,8 @@ from autoresearch_ray.model import Attempt, Failure, FailureKind, Resources, Usa
 from benchmarks import Row, conclude, machine
 from tests.game import Game
 
-TARGET_SECONDS = 5.0
-TAIL = "".join(f'  File "train.py", line {number}, in forward\n' for number in range(30))
+_TARGET_SECONDS = 5.0
+_TAIL = "".join(f'  File "train.py", line {number}, in forward\n' for number in range(30))
 
 
 def play(experiments: int, lanes: int) -> Game:
@@ -40,7 +40,7 @@ def _full(attempt: Attempt) -> Attempt:
         654.25,
         61.0,
     )
-    failure = Failure(FailureKind.CRASH, "exit status 1", TAIL) if number % 10 == 0 and attempt.line else None
+    failure = Failure(FailureKind.CRASH, "exit status 1", _TAIL) if number % 10 == 0 and attempt.line else None
     value = None if failure else attempt.measurement.value
     measurement = replace(
         attempt.measurement, value=value, failure=failure, exit_code=bool(failure), resources=resources
@@ -72,7 +72,7 @@ def main(experiments: int, lanes: int, as_json: bool) -> None:
         raise click.ClickException(f"the run ended after {board.counted} experiments")
     what = f"{experiments} experiments of {lanes} lanes"
     table = [
-        Row(f"{what}: CPU, in all", replayed - begun, TARGET_SECONDS),
+        Row(f"{what}: CPU, in all", replayed - begun, _TARGET_SECONDS),
         Row(f"{what}: decided", decided - begun),
         Row(f"{what}: encoded", encoded - decided),
         Row(f"{what}: replayed from the ledger", replayed - encoded),

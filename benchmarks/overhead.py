@@ -10,7 +10,6 @@ Only the steady part counts: from the moment every lane has handed in once to th
 from __future__ import annotations
 
 import statistics
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,9 +19,9 @@ import click
 
 from autoresearch_ray import ledger
 from autoresearch_ray.model import Event, Measured, Ordered, Seated, Stop
-from benchmarks import COMMAND, Row, conclude, environ, machine, project, scratch
+from benchmarks import Row, call, conclude, machine, project, scratch
 
-TARGET_SECONDS = 0.3
+_TARGET_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def rows(policy: str, turns: Sequence[Turn], seconds: float) -> list[Row]:
     overheads = sorted(each.overhead_seconds for each in turns)
     evaluations = [each.evaluation_seconds for each in turns if each.evaluation_seconds]
     return [
-        Row(f"{policy}: overhead of an experiment, mean", sum(overheads) / len(evaluations), TARGET_SECONDS),
+        Row(f"{policy}: overhead of an experiment, mean", sum(overheads) / len(evaluations), _TARGET_SECONDS),
         Row(f"{policy}: median", statistics.median(overheads)),
         Row(f"{policy}: 95th percentile", overheads[int(0.95 * (len(overheads) - 1))]),
         Row(f"{policy}: of the mean, in the agent", sum(each.agent_seconds for each in turns) / len(evaluations)),
@@ -75,14 +74,7 @@ def run(folder: Path, policy: str, workers: int, experiments: int, seconds: floa
     # The seed follows from the attempt: a loss from 0 to 1, at random but the same in every run.
     command = f"sleep {seconds:g}; echo loss: 0.$(printf %010d $AUTORESEARCH_SEED)"
     repository = project(folder / policy, command, options, lanes, experiments)
-    subprocess.run(
-        [COMMAND, "run"],
-        cwd=repository,
-        env=environ(folder),
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
+    call(folder, repository, "run")
     return steady(ledger.read(repository / ".autoresearch" / "bench" / "ledger.jsonl"))
 
 

@@ -88,7 +88,7 @@ def folded(folder: Path, lines: Iterable[tuple[Event, ...]]) -> Board:
     except ValueError as error:
         raise LedgerError(f"{folder / LEDGER}: {error}", "is the run just starting? ask again in a moment") from error
     finally:
-        gc.freeze()
+        gc.freeze()  # nor is it to be looked through again when something later is
         gc.enable()
 
 

@@ -1,0 +1,153 @@
+"""The benchmarks work and count what they say; how fast this machine is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_ray import ledger
+from autoresearch_ray.board import replay
+from autoresearch_ray.model import (
+    Attempt,
+    Event,
+    Failure,
+    FailureKind,
+    Measured,
+    Measurement,
+    Ordered,
+    Propose,
+    Seat,
+    Seated,
+    Stop,
+    Usage,
+)
+from benchmarks import Row
+from benchmarks.board import play
+from benchmarks.overhead import steady
+
+
+@pytest.fixture
+def traces() -> Iterator[Path]:
+    """The folder that a benchmark works in; it is empty again afterwards. Ray needs a short path."""
+    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as folder:
+        yield Path(folder)
+        assert list(Path(folder).iterdir()) == []
+
+
+def bench(name: str, traces: Path, *arguments: str) -> dict[str, Any]:
+    """The document that a benchmark prints. It may miss its targets here, where other work runs beside it."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--json", *arguments],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "RAY_TMPDIR": str(traces)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode == 0) is document["met"]
+    assert document["met"] is all(each["met"] is not False for each in document["rows"])
+    assert document["benchmark"] == name
+    assert document["machine"]["cores"] >= 1
+    return document
+
+
+def test_the_board_benchmark_judges_all_of_its_cpu_together(traces: Path) -> None:
+    whole, *parts = bench("board", traces, "--experiments", "200", "--lanes", "4")["rows"]
+    assert len(parts) == 3
+    assert all(each["seconds"] > 0 and each["target_seconds"] is None for each in parts)
+    assert whole["seconds"] == pytest.approx(sum(each["seconds"] for each in parts))
+    assert whole["target_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_start_benchmark_measures_every_wait(traces: Path) -> None:
+    rows = bench("start", traces, "--runs", "1", "--ray-runs", "1", "--experiments", "50")["rows"]
+    assert len(rows) == 5
+    assert all(0 < each["seconds"] < 60 and each["target_seconds"] > 0 for each in rows)
+
+
+@pytest.mark.slow
+def test_the_overhead_benchmark_judges_the_mean_of_each_policy(traces: Path) -> None:
+    short = ("--workers", "2", "--experiments", "8", "--seconds", "0.1", "--policy", "greedy")
+    rows = bench("overhead", traces, *short)["rows"]
+    assert [each["name"].split(":")[0] for each in rows] == ["greedy"] * len(rows)
+    assert [each["target_seconds"] is not None for each in rows] == [True] + [False] * (len(rows) - 1)
+    assert all(0 < each["seconds"] < 60 for each in rows)
+
+
+def test_a_benchmark_in_words_names_the_machine_and_the_verdict(traces: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.board", "--experiments", "20", "--lanes", "2"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Python" in done.stdout and "cores" in done.stdout
+    assert done.stdout.count("  ok\n") == 1
+
+
+def test_a_row_meets_its_target_only_below_it() -> None:
+    assert Row("a", 0.2, 0.3).met is True
+    assert Row("a", 0.3, 0.3).met is False
+    assert Row("a", 9.9).met is None
+
+
+def test_the_played_run_replays_from_its_ledger() -> None:
+    game = play(300, 8)
+    board = replay(map(ledger.decode, map(ledger.encode, game.lines)))
+    assert board.counted == game.board.counted >= 300
+    assert board.experiments == game.board.experiments
+
+
+# --- The steady part of a run ----------------------------------------------------------------------------------------
+
+
+def seated(lane: str) -> Event:
+    return Seated(0.0, Seat(lane, 0, "host", 1), 1)
+
+
+def measured(lane: str, at: float, wall_seconds: float | None, agent_seconds: float = 0.0) -> Event:
+    failure = Failure(FailureKind.CONFLICT, "in conflict") if wall_seconds is None else None
+    measurement = Measurement(None if failure else 1.0, failure, wall_seconds=wall_seconds or 0.0)
+    usage = Usage(seconds=agent_seconds)
+    return Measured(at, Attempt(f"{lane}-1", lane, 1, "propose", "base", None, measurement, usage=usage))
+
+
+def ordered(lane: str, at: float, *, stop: bool = False) -> Event:
+    return Ordered(at, lane, Stop("enough") if stop else Propose(f"{lane}-2", "base", 1))
+
+
+def test_the_overhead_of_a_turn_is_what_lies_between_two_hand_ins_besides_the_evaluation() -> None:
+    lines = [
+        [seated("a")],
+        [measured("a", 10.0, 2.0), ordered("a", 10.0)],
+        [measured("a", 12.5, 2.0, agent_seconds=0.2), ordered("a", 12.5)],
+        [measured("a", 12.75, None), ordered("a", 12.75, stop=True)],
+    ]
+    first, conflict = steady(lines)
+    assert (first.overhead_seconds, first.agent_seconds) == (0.5, 0.2)
+    assert (conflict.overhead_seconds, conflict.evaluation_seconds) == (0.25, 0.0)
+
+
+def test_the_steady_part_begins_when_the_last_lane_has_handed_in_and_ends_with_the_first_stop() -> None:
+    times = [("a", 10.0), ("a", 13.0), ("b", 14.0), ("a", 16.0), ("b", 17.5), ("a", 19.0), ("b", 21.0)]
+    lines = [
+        [seated("a"), seated("b")],
+        *([measured(lane, at, 2.0)] for lane, at in times),
+        [ordered("b", 20.0, stop=True)],
+    ]
+    assert [each.seconds for each in steady(lines)] == [3.0, 3.5]
+
+
+def test_a_run_in_which_a_lane_never_handed_in_has_no_steady_part() -> None:
+    assert steady([[seated("a"), seated("b")], [measured("a", 1.0, 0.5), ordered("a", 1.0, stop=True)]]) == []
