@@ -53,6 +53,9 @@ class _CoordinatorActor:
     def close(self, reason: str, hard: bool, failed: bool) -> None:
         self._coordinator.close(reason, hard, failed)
 
+    def vacate(self, worker: int, reason: str) -> None:
+        self._coordinator.vacate(worker, reason)
+
     def leave(self) -> None:
         self._coordinator.leave()
 
@@ -154,6 +157,7 @@ class RayCrew:
         if not options.gpus_per_worker:
             self._slots = dict.fromkeys(self._slots, -(-workers // len(self._slots)))
         self._failures: list[Exception] = []
+        self._warnings: list[str] = []
         self._restarts = dict.fromkeys(range(workers), 0)
         self._coordinator: Any = (
             ray.remote(_CoordinatorActor)
@@ -195,11 +199,11 @@ class RayCrew:
             index = self._runs.pop(run)
             try:
                 ray.get(run)
-            except RayActorError as error:
-                self._lost(index, error)
-            except RayTaskError as error:
+            except RayTaskError as error:  # before RayActorError: the death of the coordinator is both
                 self._failures.append(_cause(error))
                 self.drain()
+            except RayActorError as error:
+                self._lost(index, error)
         return bool(self._runs)
 
     def _lost(self, index: int, error: RayActorError) -> None:
@@ -207,8 +211,12 @@ class RayCrew:
         self._restarts[index] += 1
         if self._restarts[index] <= _RESTARTS:
             self._seat(index)
+            return
+        died = f"worker {index} died {self._restarts[index]} times and was given up: {error}"
+        self._warnings.append(died)
+        if self._runs:
+            ray.get(self._coordinator.vacate.remote(index, died))
         else:
-            died = f"worker {index} died {self._restarts[index]} times: {error}"
             self._failures.append(ClusterError(died, _LOOK))
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
@@ -224,6 +232,10 @@ class RayCrew:
     def halt(self) -> None:
         for actor in self._actors.values():
             actor.halt.remote()
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._warnings
 
     def finish(self) -> None:
         for actor in self._actors.values():

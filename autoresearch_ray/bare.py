@@ -141,7 +141,7 @@ class Bare:
         return git(*arguments, folder=self.folder, stdin=stdin, more=here, timeout_seconds=timeout_seconds, hint=hint)
 
     def has(self, commit: str) -> bool:
-        return self._known([commit]) == [commit]
+        return self.known([commit]) == [commit]
 
     def entries(self, commit: str) -> dict[str, Entry]:
         """Every file of `commit` by its path."""
@@ -152,7 +152,7 @@ class Bare:
 
         Names in `have` that are unknown here are passed over. Raises `RepoError` when `commit` is not here.
         """
-        have = self._known(have)
+        have = self.known(have)
         options = ("--revs", "--thin", "--stdout", "-q", "--delta-base-offset")
         pack = self.git("pack-objects", *options, stdin=_revisions(commit, have), timeout_seconds=LONG_SECONDS)
         if _objects(pack) == 0:
@@ -175,7 +175,7 @@ class Bare:
             raise RepoError("a bundle arrived damaged", "hand it in again")
         commit = lines[-1].removesuffix(_TIP)
         have = [line.removeprefix("-") for line in lines if line.startswith("-")]
-        if missing := set(have) - set(self._known(have)):
+        if missing := set(have) - set(self.known(have)):
             raise RepoError(f"a bundle builds on commits that are not here: {', '.join(sorted(missing))}", _AGAIN)
         cut = [line.split(" ")[0] for line in lines if _CUT in line]
         if cut and not self._cut():
@@ -187,7 +187,7 @@ class Bare:
         self.git("rev-list", "--objects", "--quiet", "--stdin", stdin=wanted, timeout_seconds=LONG_SECONDS)
         return commit
 
-    def _known(self, commits: Sequence[str]) -> list[str]:
+    def known(self, commits: Sequence[str]) -> list[str]:
         """Those of `commits` that are here, each once."""
         if not commits:
             return []

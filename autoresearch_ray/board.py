@@ -34,6 +34,7 @@ from autoresearch_ray.model import (
     Seated,
     Status,
     Stop,
+    Vacated,
 )
 from autoresearch_ray.noise import Noise
 from autoresearch_ray.ports import Score
@@ -117,7 +118,7 @@ class Board:
 
     @property
     def counted(self) -> int:
-        """Experiments with a verdict about the idea: neither the baseline nor what was lost."""
+        """Experiments with a verdict: neither the baseline, nor what the agent or the machine lost."""
         return self.counts[Status.KEEP] + self.counts[Status.DISCARD] + self.counts[Status.CRASH]
 
     def score(self, commit: str | None) -> Score | None:
@@ -175,6 +176,8 @@ class Board:
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
                 self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True)
+            case Vacated(lane=name):
+                self.lanes[name].present = False
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at = order, at

@@ -23,6 +23,7 @@ from autoresearch_ray.model import (
     Brief,
     Event,
     Experiment,
+    FailureKind,
     Moved,
     Order,
     Past,
@@ -55,6 +56,7 @@ class Coordinator:
         self._policy: Policy = named("policies", self._board.program.options.policy)()
         self._lock = threading.Lock()
         self._failed: LedgerError | None = None
+        self._history = b""  # the base and all before it, packed once for all workers
         self._known: dict[str, deque[str]] = {}
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
         for name, lane in self._board.lanes.items():
@@ -66,9 +68,11 @@ class Coordinator:
 
     def welcome(self) -> Welcome:
         opened = self._board.opened
+        with self._lock:
+            self._history = self._history or self._hub.pack(opened.base)
         name = hashlib.sha256(f"{opened.tag} {opened.base} {opened.at}".encode()).hexdigest()[:12]
         program = self._board.program
-        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._hub.pack(opened.base))
+        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         with self._lock:
@@ -78,11 +82,15 @@ class Coordinator:
             return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        with self._lock:
+            if not orders.answers(self._board, attempt):  # late, or handed in twice: nothing of it is kept
+                return self._reply(attempt.lane, orders.decide(self._board, attempt, 0.0, self._policy)[1])
         self._keep_commit(attempt, bundle)
         self._keep_logs(attempt.lane, logs)
         with self._lock:
-            self._known[attempt.lane].extend(each for each in (attempt.parent, *attempt.line) if each)
             events, order = orders.decide(self._board, attempt, self._clock(), self._policy)
+            if events:
+                self._learn(attempt)
             self._record(events)
             return self._reply(attempt.lane, order)
 
@@ -97,6 +105,11 @@ class Coordinator:
         """Let go of the ledger."""
         with self._lock:
             self._ledger.close()
+
+    def vacate(self, worker: int, reason: str) -> None:
+        """The worker is given up: its lanes hold nothing up any more."""
+        with self._lock:
+            self._record(orders.vacate(self._board, worker, reason, self._clock()))
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -118,6 +131,14 @@ class Coordinator:
                 self._hub.branch(self._branch(event.lane), event.head)
             elif isinstance(event, Published):
                 self._hub.branch(f"autoresearch/{self._board.opened.tag}", event.commit)
+
+    def _learn(self, attempt: Attempt) -> None:
+        """What the lane has shown to have. After a fault of its machine nothing is taken for granted."""
+        failure = attempt.measurement.failure
+        if failure is not None and failure.kind is FailureKind.MACHINE:
+            self._known[attempt.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
+        else:
+            self._known[attempt.lane].extend((attempt.parent, *attempt.line))
 
     def _branch(self, lane: str) -> str:
         return f"autoresearch/{self._board.opened.tag}-{lane}"
@@ -150,11 +171,11 @@ class Coordinator:
                 needed = (commit,)
             case Replay(parent=parent, commits=commits):
                 needed = (parent, commits[-1])
-        known = self._known[lane]
+        known = list(self._known.get(lane, ()))
         bundles = []
         for commit in needed:
             if commit not in known:
-                bundles.append(self._hub.pack(commit, list(known)))
+                bundles.append(self._hub.pack(commit, known))
                 known.append(commit)
         told = self._brief(lane, order) if isinstance(order, Propose) else None
         return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))

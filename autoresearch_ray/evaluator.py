@@ -23,10 +23,11 @@ from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|VIRTUAL_ENV|XDG_CACHE_HOME|CC|CXX|TERM"
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|XDG_CACHE_HOME|CC|CXX|TERM"
     r"|CUDA_(?!VISIBLE_DEVICES)\w+|NVIDIA_\w+|NCCL_\w+|TORCH\w*_(?:HOME|CACHE_DIR)|TRITON_CACHE_DIR|HF_(?!TOKEN)\w+|UV_\w+"
     r"|AUTORESEARCH_DATA"
 )
+_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 _SUFFIX = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _OUT_OF_MEMORY = re.compile(
@@ -40,7 +41,11 @@ _SICK = re.compile(
 
 def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str, str]:
     """The part of an environment that evaluations see; `names` are let through besides."""
-    return {name: value for name, value in environ.items() if name in names or _ALLOWED.fullmatch(name)}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in names or (_ALLOWED.fullmatch(name) and not _SECRET.search(name))
+    }
 
 
 @dataclass(slots=True)
@@ -67,10 +72,11 @@ class Evaluator:
     def set_up(self, halt: threading.Event) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
 
-        Raises `SetupError` with the end of its log.
+        Then the guard, on the base: one that fails there would refuse every gain of the night. Raises `SetupError` with
+        the end of the log.
         """
-        command = self.welcome.program.eval.setup
-        if not command:
+        wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
+        if not any(wanted.values()):
             return
         self.shared.mkdir(parents=True, exist_ok=True)
         tree, log, done = self.shared / "tree", self.shared / "setup.log", self.shared / "done"
@@ -80,22 +86,35 @@ class Evaluator:
                 return
             self.store.checkout(tree, self.welcome.base)
             tracked = set(_entries(tree / self.welcome.prefix))
-            seconds = max(3600.0, self.welcome.program.eval.kill_after_seconds)
-            ended = self._run(command, tree, log, {}, seconds, halt)
-            if ended.why == "cancelled":
-                return
-            if ended.code != 0:
-                raise SetupError(
-                    f"the program's setup `{command}` ended with {ended.code}:\n{process.tail(log)}",
-                    "run it by hand in a clean clone, then start again",
-                )
-            made = [each for each in _entries(tree / self.welcome.prefix) if each not in tracked]
+            made: list[str] = []
+            for what, command in wanted.items():
+                if not command:
+                    continue
+                seconds = max(3600.0, self.welcome.program.eval.kill_after_seconds)
+                ended = self._run(command, tree, log, {}, seconds, halt)
+                if ended.why == "cancelled":
+                    return
+                if ended.code != 0:
+                    raise SetupError(
+                        f"the program's {what} `{command}` ended with {ended.code}:\n{process.tail(log)}",
+                        "run it by hand in a clean clone, then start again",
+                    )
+                if what == "setup":
+                    made = [each for each in _entries(tree / self.welcome.prefix) if each not in tracked]
             done.write_text("\n".join(made))
 
     def measure(
-        self, commit: str, id: str, seed: int, beat: float | None, log: Path, signals: Signals
+        self,
+        commit: str,
+        id: str,
+        seed: int,
+        log: Path,
+        signals: Signals,
+        *,
+        guarded: bool = True,
+        beat: float | None = None,
     ) -> Measurement | None:
-        """Measure `commit`; a guard runs only on a value better than `beat`.
+        """Measure `commit`. If it is to be `guarded`, the guard runs on any value that is not worse than `beat`.
 
         None if a drain came before it began or a halt before it ended. Raises `OSError` or `RepoError` when this
         machine cannot give it a tree.
@@ -133,7 +152,9 @@ class Evaluator:
             if ended.why == "cancelled":
                 return None
             value, failure = self._read(ended, watch.lost, folder, log, stdout, own, signals.halt)
-            if value is not None and beat is not None and program.eval.metric.direction.better(value, beat):
+            better = program.eval.metric.direction.better
+            if guarded and value is not None and not (beat is not None and better(beat, value)):
+                self.store.restore(tree, commit)  # the evaluation may have written over what the guard runs
                 failure = self._guard(tree, log, own, signals.halt)
             if signals.halt.is_set():
                 return None
@@ -167,9 +188,11 @@ class Evaluator:
         temporary.mkdir(parents=True, exist_ok=True)
         environ = allowed(self.environ, self.welcome.program.options.env)
         path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+        ours = str(Path(sys.executable).parent)  # first, unless the user has activated an environment of their own
+        active = "VIRTUAL_ENV" in environ or "CONDA_PREFIX" in environ
         return {
             **environ,
-            "PATH": f"{Path(sys.executable).parent}:{path}",
+            "PATH": f"{path}:{ours}" if active else f"{ours}:{path}",
             "TMPDIR": str(temporary),
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(self.slot.cores),
@@ -180,13 +203,21 @@ class Evaluator:
         }
 
     def _run(
-        self, command: str, tree: Path, log: Path, own: Mapping[str, str], seconds: float, halt: threading.Event
+        self,
+        command: str,
+        tree: Path,
+        log: Path,
+        own: Mapping[str, str],
+        seconds: float,
+        halt: threading.Event,
+        stdout: Path | None = None,
     ) -> process.Exit:
         return process.run(
             command,
             cwd=tree / self.welcome.prefix,
             environ=self._environ(tree.parent, own),
             log=log,
+            stdout=stdout,
             timeout_seconds=seconds,
             cancel=halt,
         )
@@ -234,16 +265,7 @@ class Evaluator:
         if parse.kind is ParseKind.STDOUT:
             return process.tail(stdout, lines=1)
         if parse.kind is ParseKind.COMMAND:
-            tree, output = folder / "parse", folder / "parse.log"
-            self.store.checkout(tree, self.welcome.base)
-            (tree / self.welcome.prefix / "run.log").unlink(missing_ok=True)
-            (tree / self.welcome.prefix / "run.log").symlink_to(log)
-            ended = self._run(parse.text, tree, output, own, self.welcome.program.eval.kill_after_seconds, halt)
-            text = process.tail(output, lines=1)
-            output.unlink(missing_ok=True)
-            if ended.why == "timeout":
-                return Failure(FailureKind.NO_METRIC, f"the parse command `{parse.text}` did not end")
-            return text
+            return self._parsed(parse.text, folder, log, own, halt)
         pattern = parse.text if parse.kind is ParseKind.REGEX else rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)"
         found = ""
         with log.open(encoding="utf-8", errors="replace") as file:
@@ -251,6 +273,25 @@ class Evaluator:
                 for match in re.finditer(pattern, line[:10_000]):
                     found = match[1] if match.re.groups else match[0]
         return found
+
+    def _parsed(
+        self, command: str, folder: Path, log: Path, own: Mapping[str, str], halt: threading.Event
+    ) -> str | Failure:
+        """The last line that the parse command prints. What it says on standard error is no number."""
+        tree, output, errors = folder / "parse", folder / "parse.out", folder / "parse.log"
+        self.store.checkout(tree, self.welcome.base)
+        link = tree / self.welcome.prefix / "run.log"
+        link.unlink(missing_ok=True)
+        link.symlink_to(log)
+        ended = self._run(command, tree, errors, own, self.welcome.program.eval.kill_after_seconds, halt, output)
+        text, said = process.tail(output, lines=1), process.tail(errors)
+        output.unlink(missing_ok=True)
+        errors.unlink(missing_ok=True)
+        if ended.why == "timeout":
+            return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` did not end")
+        if ended.code and not text.strip() and said.strip():
+            return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` failed", said)
+        return text
 
     def _guard(self, tree: Path, log: Path, own: Mapping[str, str], halt: threading.Event) -> Failure | None:
         command = self.welcome.program.eval.guard

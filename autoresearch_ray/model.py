@@ -230,7 +230,7 @@ class Propose:
     id: str  # of the attempt to come, "<lane>-<number>"
     parent: str
     seed: int
-    beat: float | None = None  # the parent's score: a guard runs only on a value better than this
+    beat: float | None = None  # a guard runs on any value that is not worse than this; None: on every value
     kind: Literal["propose"] = "propose"
 
 
@@ -407,6 +407,16 @@ class Seated:
 
 
 @dataclass(frozen=True, slots=True)
+class Vacated:
+    """Nobody sits on the lane any more: its worker is gone, and was given up."""
+
+    at: float
+    lane: str
+    reason: str
+    event: Literal["vacated"] = "vacated"
+
+
+@dataclass(frozen=True, slots=True)
 class Ordered:
     """A lane was told what to do next. If it dies, it gets the same order again."""
 
@@ -466,14 +476,15 @@ class Published:
 class Closed:
     """No lane proposes any more. What is still undecided is measured to its end, unless it is `hard`.
 
-    `failed` says that a human must look before the run goes on.
+    `failed` says that a human must look before the run goes on; `finished` that it reached a limit.
     """
 
     at: float
     reason: str
     hard: bool = False
     failed: bool = False
+    finished: bool = False
     event: Literal["closed"] = "closed"
 
 
-Event = Opened | Resumed | Seated | Ordered | Measured | Judged | Moved | Published | Closed
+Event = Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Published | Closed

@@ -32,6 +32,7 @@ from autoresearch_ray.model import (
     Seated,
     Status,
     Stop,
+    Vacated,
 )
 from autoresearch_ray.ports import Case, Policy
 
@@ -50,7 +51,7 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
     lane = board.lanes.get(attempt.lane)
     if lane is None or attempt.seat != lane.sitting:
         return [], Stop("another worker has taken this lane's seat")
-    if lane.order is None or isinstance(lane.order, Stop) or lane.order.id != attempt.id:
+    if not answers(board, attempt):
         return [], lane.order or Stop("this lane has no order")
     draft = _Draft(board, attempt.lane, now, policy)
     draft.note(Measured(now, attempt))
@@ -59,21 +60,46 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
     return draft.events, _order(draft)
 
 
+def answers(board: Board, attempt: Attempt) -> bool:
+    """Whether `attempt` is the answer to the order that its lane has, from who sits there now."""
+    lane = board.lanes.get(attempt.lane)
+    order = lane.order if lane else None
+    return lane is not None and attempt.seat == lane.sitting and _id(order) == attempt.id
+
+
+def _id(order: Order | None) -> str | None:
+    return None if order is None or isinstance(order, Stop) else order.id
+
+
 def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Event], Order]:
     """A lane takes its seat, for the first time or again. What it left unfinished is ordered again, as it was."""
     known = board.lanes.get(seat.lane)
     draft = _Draft(board, seat.lane, now, policy)
     draft.note(Seated(now, seat, known.sitting + 1 if known else 1))
-    if known and known.order and not isinstance(known.order, Stop) and not board.closed:
-        return draft.events, known.order
-    return draft.events, _order(draft)
+    left = known.order if known else None
+    if left is None or isinstance(left, Stop):
+        return draft.events, _order(draft)
+    ends = (_closed_hard, _hours_are_over) if isinstance(left, Remeasure) else _ENDS
+    over = next((order for rule in ends if (order := rule(draft)) is not None), None)
+    if over is None:
+        return draft.events, left
+    draft.note(Ordered(now, seat.lane, over))
+    return draft.events, over
 
 
-def close(board: Board, reason: str, now: float, *, hard: bool = False, failed: bool = False) -> list[Event]:
+def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
+    """The events that follow when a worker is given up: nobody sits on its lanes any more."""
+    lanes = [name for name, lane in board.lanes.items() if lane.seat.worker == worker and lane.present]
+    return [Vacated(now, name, reason) for name in lanes]
+
+
+def close(
+    board: Board, reason: str, now: float, *, hard: bool = False, failed: bool = False, finished: bool = False
+) -> list[Event]:
     """The events that end a run from outside: an interrupt, a dead cluster, a full disk."""
     if board.closed and (board.closed.hard or not hard):
         return []
-    return [Closed(now, reason, hard, failed)]
+    return [Closed(now, reason, hard, failed, finished)]
 
 
 def lanes_wanted(board: Board) -> int:
@@ -120,8 +146,14 @@ class _Draft:
         return int.from_bytes(digest[:4], "big") >> 1
 
     def beat(self, commit: str) -> float | None:
-        score = self.board.score(commit)
-        return score.mean if score else None
+        """What a candidate on `commit` must not be worse than to be guarded: nothing beyond it can still be kept.
+
+        Three standard deviations below the parent: a first value further off is discarded by any policy here.
+        """
+        score, noise = self.board.score(commit), self.board.noise
+        if score is None or noise is None:
+            return None
+        return score.mean + 3 * noise * self.board.direction.gain(0.0, 1.0)
 
     def propose(self, parent: str) -> Propose:
         return Propose(self.id, parent, self.seed, self.beat(parent))
@@ -129,9 +161,9 @@ class _Draft:
     def remeasure(self, commit: str, why: str) -> Remeasure:
         return Remeasure(self.id, commit, self.seed, why)
 
-    def stop(self, reason: str, *, hard: bool = False, failed: bool = False) -> Stop:
+    def stop(self, reason: str, *, hard: bool = False, failed: bool = False, finished: bool = False) -> Stop:
         """Stop, and close the run with it."""
-        for event in close(self.board, reason, self.now, hard=hard, failed=failed):
+        for event in close(self.board, reason, self.now, hard=hard, failed=failed, finished=finished):
             self.note(event)
         return Stop(reason)
 
@@ -196,7 +228,10 @@ def _publish(draft: _Draft) -> None:
     """What the lane stands on becomes the best, if it is better and confirmed."""
     head, board = draft.lane.head, draft.board
     score, experiment = board.score(head), board.at(head)
-    if experiment and score and score.n >= draft.policy.confirmations and _leads(draft):
+    best = board.score(board.best.commit) if board.best else None
+    if not experiment or not score or not best or score.n < draft.policy.confirmations or not _leads(draft):
+        return
+    if draft.policy.publishes(Case(board.direction, score, best, best, board.noise, experiment.lines)):
         draft.note(Published(draft.now, experiment.id, head, score.mean, score.n))
 
 
@@ -227,7 +262,7 @@ def _closed_hard(draft: _Draft) -> Order | None:
 def _hours_are_over(draft: _Draft) -> Order | None:
     hours = draft.board.program.options.hours
     if hours is not None and draft.board.elapsed_seconds(draft.now) >= hours * 3600:
-        return draft.stop(f"{hours:g} hours are over", hard=True)
+        return draft.stop(f"{hours:g} hours are over", hard=True, finished=True)
     return None
 
 
@@ -264,18 +299,26 @@ def _closed(draft: _Draft) -> Order | None:
 
 def _limit_is_reached(draft: _Draft) -> Order | None:
     board, options = draft.board, draft.board.program.options
+    best = board.score(board.best.commit) if board.best else None
+    if options.experiments is not None and board.counted >= options.experiments:
+        return draft.stop(f"{options.experiments} experiments", finished=True)
+    if options.cost_usd is not None and board.cost_usd >= options.cost_usd:
+        return draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
+    if options.target is not None and best and not board.direction.better(options.target, best.mean):
+        return draft.stop(f"the target {options.target:g} is reached", finished=True)
+    if options.plateau is not None and board.verdicts_since_best >= options.plateau:
+        return draft.stop(f"no new best in {options.plateau} experiments", finished=True)
+    return None
+
+
+def _others_do_the_rest(draft: _Draft) -> Order | None:
+    """Enough is under way: this lane stops, and the others finish. What they lose, they try again themselves."""
+    experiments = draft.board.program.options.experiments
     under_way = sum(
         lane.active and (isinstance(lane.order, Propose | Replay) or lane.pending is not None) for lane in draft.others
     )
-    best = board.score(board.best.commit) if board.best else None
-    if options.experiments is not None and board.counted + under_way >= options.experiments:
-        return draft.stop(f"{options.experiments} experiments")
-    if options.cost_usd is not None and board.cost_usd >= options.cost_usd:
-        return draft.stop(f"{options.cost_usd:g} dollars are spent")
-    if options.target is not None and best and not board.direction.better(options.target, best.mean):
-        return draft.stop(f"the target {options.target:g} is reached")
-    if options.plateau is not None and board.verdicts_since_best >= options.plateau:
-        return draft.stop(f"no new best in {options.plateau} experiments")
+    if experiments is not None and draft.board.counted + under_way >= experiments:
+        return Stop(f"the other lanes do the rest of {experiments} experiments")
     return None
 
 
@@ -332,6 +375,13 @@ def _propose(draft: _Draft) -> Order | None:
     return draft.propose(draft.lane.head)
 
 
+_ENDS: tuple[Callable[[_Draft], Order | None], ...] = (
+    _closed_hard,
+    _hours_are_over,
+    _closed,
+    _limit_is_reached,
+    _others_do_the_rest,
+)
 _RULES: tuple[Callable[[_Draft], Order | None], ...] = (
     _closed_hard,
     _hours_are_over,
@@ -340,6 +390,7 @@ _RULES: tuple[Callable[[_Draft], Order | None], ...] = (
     _owes_a_verdict,
     _closed,
     _limit_is_reached,
+    _others_do_the_rest,
     _baseline_first,
     _confirm_what_leads,
     _agent_is_failing,

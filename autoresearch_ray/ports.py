@@ -36,7 +36,7 @@ class AgentSetup:
     program: Program
     options: Options
     lane: str
-    folder: Path  # the agent's own state (HOME, sessions), one per lane, kept for the run
+    folder: Path  # the agent's own state, one per lane; kept from session to session on the head's own disk
     environ: Mapping[str, str]  # the allow list of this machine plus the secrets meant for agents
 
 
@@ -91,6 +91,9 @@ class Policy(Protocol):
 
     def judge(self, case: Case) -> Judgement: ...
 
+    def publishes(self, case: Case) -> bool:
+        """Whether a kept candidate, measured `confirmations` times or more, replaces `case.best` in public."""
+
     def moves(self, rank: int, lanes: int, hand_ins: int, every: int) -> bool:
         """Whether the lane of `rank` (0 is the leader) among `lanes` moves, `hand_ins` verdicts after it last did."""
 
@@ -134,6 +137,7 @@ class Welcome:
     base: str
     prefix: str
     bundle: bytes
+    folder: str  # of the run, on the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,10 @@ class Crew(Protocol):
 
     def finish(self) -> None:
         """Let go of all. Raises what ended a worker, if a human must look at it."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was lost on the way and did not end the run."""
 
 
 def named(closet: str, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,13 +84,17 @@ class Origin:
         return bool(_ours(_refs(self.top), tag))
 
     def publish(self, hub: Path, tag: str) -> list[str]:
-        """Bring the branches of `tag` up to date from the hub, and return those left alone: checked out somewhere."""
-        wanted = _ours(_refs(hub), tag)
-        taken = {name for name, checked_out in _refs(self.top).items() if checked_out}
-        refspecs = [f"+refs/heads/{name}:refs/heads/{name}" for name in wanted if name not in taken]
-        if refspecs:
+        """Bring the branches of `tag` up to date from the hub, and return those left alone.
+
+        Left alone is what is checked out somewhere, and what holds a commit that the hub does not know: somebody's own.
+        """
+        wanted, here = _ours(_refs(hub), tag), _refs(self.top)
+        known = set(Hub(hub).known([here[name].commit for name in wanted if name in here]))
+        free = [name for name in wanted if name not in here or (not here[name].taken and here[name].commit in known)]
+        if free:
+            refspecs = [f"+refs/heads/{name}:refs/heads/{name}" for name in free]
             git(*_FETCH, f"--upload-pack={UPLOAD_PACK}", str(hub.resolve()), *refspecs, folder=self.top, hint=_BY_HAND)
-        return [name for name in wanted if name in taken]
+        return [name for name in wanted if name not in free]
 
 
 class Hub(Bare):
@@ -163,14 +168,21 @@ _PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color")
 _BY_HAND = "the branches are in the hub: git fetch <hub> 'refs/heads/autoresearch/*:refs/heads/autoresearch/*'"
 
 
-def _refs(repository: Path) -> dict[str, bool]:
-    """The branches below autoresearch/, and whether each is checked out in some work tree."""
-    form = "--format=%(if)%(worktreepath)%(then)*%(else)-%(end)%(refname:lstrip=2)"
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    commit: str
+    taken: bool  # checked out in some work tree
+
+
+def _refs(repository: Path) -> dict[str, _Branch]:
+    """The branches below autoresearch/."""
+    form = "--format=%(if)%(worktreepath)%(then)*%(else)-%(end) %(objectname) %(refname:lstrip=2)"
     listing = git("for-each-ref", form, "refs/heads/autoresearch/", folder=repository).decode()
-    return {line[1:]: line[0] == "*" for line in listing.splitlines()}
+    rows = (line.split(" ", 2) for line in listing.splitlines())
+    return {name: _Branch(commit, taken == "*") for taken, commit, name in rows}
 
 
-def _ours(names: dict[str, bool], tag: str) -> list[str]:
+def _ours(names: Iterable[str], tag: str) -> list[str]:
     """The branches of one run: its best, and its lanes. The tag "a-2" is not a lane of "a"."""
     ours = re.compile(rf"autoresearch/{re.escape(tag)}(-(gpu|cpu)\d+[a-z]?)?")
     return sorted(name for name in names if ours.fullmatch(name))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from autoresearch_ray.model import (
     Replay,
     Stop,
 )
-from autoresearch_ray.ports import Agent, Desk, Reply, Signals, Welcome
+from autoresearch_ray.ports import Agent, Reply, Signals, Welcome
 from autoresearch_ray.store import Candidate, Store
+
+Work = Propose | Remeasure | Replay
 
 _LOG_BYTES = 1 << 20  # of a log that travel with a hand-in; its end is what people read
 
@@ -36,7 +39,7 @@ class Researcher:
     lane: str
     sitting: int
     welcome: Welcome
-    desk: Desk
+    submit: Callable[[Attempt, bytes, Mapping[str, bytes]], Reply]  # the desk's
     store: Store
     agent: Agent
     evaluator: Evaluator
@@ -46,66 +49,74 @@ class Researcher:
     def run(self, reply: Reply) -> None:
         """Work until told to stop. What a drain or a halt leaves undone is ordered again when the run is taken up."""
         while not isinstance(reply.order, Stop):
-            answer = self.attempt(reply)
-            if answer is None:
+            attempt = self.attempt(reply.order, reply)
+            if attempt is None:
                 return
-            reply = self.answered(answer)
+            bundle = self.store.pack(attempt.commit, [attempt.parent]) if attempt.commit and attempt.line else b""
+            reply = self.submit(attempt, bundle, self._logs(attempt))
 
-    def answered(self, attempt: Attempt) -> Reply:
-        bundle = self.store.pack(attempt.commit, [attempt.parent]) if attempt.commit and attempt.line else b""
-        return self.desk.submit(attempt, bundle, self._logs(attempt))
+    def attempt(self, order: Work, reply: Reply) -> Attempt | None:
+        """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between."""
+        attempt, made = self._made(order, reply)
+        if self.signals.drain.is_set():
+            return None
+        if isinstance(made, Failure):
+            return replace(attempt, measurement=Measurement(None, made))
+        attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines)
+        measurement = self._measured(order, made.commit)
+        return replace(attempt, measurement=measurement) if measurement else None
 
-    def attempt(self, reply: Reply) -> Attempt | None:
-        """Carry out the order. A fault of this machine is a failure of the machine, not of the idea."""
-        order = reply.order
-        assert not isinstance(order, Stop)
+    def _made(self, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
+        """The candidate, or why there is none. A fault of this machine is its own failure, not the idea's."""
         parent = order.commit if isinstance(order, Remeasure) else order.parent
         attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
         try:
             for bundle in reply.bundles:
                 self.store.unpack(bundle)
-            return self._carried_out(attempt, reply)
+            match order:
+                case Remeasure(commit=commit, why=why):
+                    return replace(attempt, idea=why), Candidate(commit, (), 0)
+                case Replay(commits=commits):
+                    made = self.store.replay(commits, parent)
+                    picked = 0 if isinstance(made, Failure) else len(made.line)
+                    idea = f"replay of {picked} of {len(commits)} kept commits onto the best"
+                    return replace(attempt, idea=idea), made
+                case Propose():
+                    tree = self.folder / "agent"
+                    self.store.stand(tree, parent)
+                    proposal = self._proposal(tree, order, reply)
+                    attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=proposal.usage)
+                    return attempt, self._committed(tree, order, proposal)
         except (OSError, RepoError) as error:
-            return replace(attempt, measurement=Measurement(None, Failure(FailureKind.MACHINE, str(error))))
+            return attempt, Failure(FailureKind.MACHINE, str(error))
 
-    def _carried_out(self, attempt: Attempt, reply: Reply) -> Attempt | None:
-        made: Candidate | Failure
-        match reply.order:
-            case Propose() as order:
-                proposal, made = self._proposed(order, reply)
-                attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=proposal.usage)
-            case Replay(parent=parent, commits=commits) as order:
-                made = self.store.replay(commits, parent)
-                picked = 0 if isinstance(made, Failure) else len(made.line)
-                attempt = replace(attempt, idea=f"replay of {picked} of {len(commits)} kept commits onto the best")
-            case Remeasure(commit=commit, why=why) as order:
-                made = Candidate(commit, (), 0)
-                attempt = replace(attempt, idea=why)
-            case Stop():
-                return None
-        if self.signals.drain.is_set():
-            return None
-        if isinstance(made, Failure):
-            return replace(attempt, measurement=Measurement(None, made))
-        beat = None if isinstance(order, Remeasure) else order.beat
-        measured = self.evaluator.measure(made.commit, order.id, order.seed, beat, self._log(order.id), self.signals)
-        if measured is None:
-            return None
-        return replace(attempt, commit=made.commit, line=made.line, lines=made.lines, measurement=measured)
-
-    def _proposed(self, order: Propose, reply: Reply) -> tuple[Proposal, Candidate | Failure]:
-        """The agent edits a clean tree; what it did is what differs there, whatever it says."""
+    def _proposal(self, tree: Path, order: Propose, reply: Reply) -> Proposal:
+        """Have the agent edit the tree. It may be anybody's code: whatever it raises is a failure of the agent."""
         assert reply.brief is not None
-        tree, prefix = self.folder / "agent", self.welcome.prefix
-        self.store.stand(tree, order.parent)
+        checkout, log = tree / self.welcome.prefix, self._log(order.id, "agent.")
         began = time.monotonic()
-        proposal = self.agent.propose(tree / prefix, reply.brief, self._log(order.id, "agent."), self.signals.drain)
-        seconds = time.monotonic() - began
-        proposal = _sane(proposal, seconds)
-        made = self.store.commit(tree, order.parent, proposal.idea, self.welcome.program.scope, prefix)
+        try:
+            proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
+        except Exception as error:  # noqa: BLE001
+            proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
+        return _sane(proposal, time.monotonic() - began)
+
+    def _committed(self, tree: Path, order: Propose, proposal: Proposal) -> Candidate | Failure:
+        """What the agent did is what differs in its tree, whatever it says."""
+        scope, prefix = self.welcome.program.scope, self.welcome.prefix
+        made = self.store.commit(tree, order.parent, proposal.idea, scope, prefix, order.id)
         if isinstance(made, Failure) and made.kind is FailureKind.NO_CHANGE and proposal.error:
-            made = Failure(FailureKind.AGENT, proposal.error)
-        return proposal, made
+            return Failure(FailureKind.AGENT, proposal.error)
+        return made
+
+    def _measured(self, order: Work, commit: str) -> Measurement | None:
+        log, signals = self._log(order.id), self.signals
+        try:
+            if isinstance(order, Remeasure):
+                return self.evaluator.measure(commit, order.id, order.seed, log, signals, guarded=False)
+            return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
+        except (OSError, RepoError) as error:
+            return Measurement(None, Failure(FailureKind.MACHINE, str(error)))
 
     def _log(self, id: str, what: str = "") -> Path:
         return self.folder / f"{id.rpartition('-')[2]}.{what}log"

@@ -68,12 +68,9 @@ class Session:
         if options.backend == "ray" and options.address is None:
             options = replace(options, address=self._environ.get("RAY_ADDRESS") or None)
         self.program = replace(program, options=options)
-        self.tag = options.tag or time.strftime("%b%d").lower()
-        self.folder = (
-            Path(program.path).parent / ".autoresearch" / self.tag
-            if program.path
-            else Path.cwd() / ".autoresearch" / self.tag
-        )
+        runs = (Path(program.path).parent if program.path else Path.cwd()) / ".autoresearch"
+        self.tag = options.tag or _unfinished(runs, program) or time.strftime("%b%d").lower()
+        self.folder = runs / self.tag
         self.resumed = False
         self.as_job: bool | None = None  # go on as a Ray job; None: where an ssh terminal would take the run with it
         self.warnings: list[str] = []  # what went wrong on the way and did not stop the run
@@ -107,12 +104,14 @@ class Session:
         """
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "the session was left"
         failures: list[Exception] = []
-        for step in (lambda: self._stop_if_alive(reason), self.wait, self._crew.finish, self._write_up):
-            try:
-                self._outlast_interrupts(step)
-            except (AutoresearchError, OSError) as failure:
-                failures.append(failure)
-        self._held.close()
+        stop, finish = lambda: self._stop_if_alive(reason), self._crew.finish
+        with self._held:
+            for step in (stop, self.wait, finish, self._look_again, self._write_up, self._publish):
+                try:
+                    self._outlast_interrupts(step)
+                except (AutoresearchError, OSError) as failure:
+                    failures.append(failure)
+        self.warnings += self._crew.warnings
         if error is None and failures:
             raise failures[0]
         closed = self.board.closed
@@ -182,7 +181,8 @@ class Session:
                 f"the scope ({', '.join(scope.can)}) matches no file of the commit {self._origin.head[:7]}",
                 "paths in Scope are relative to the folder of program.md, and the files must be committed",
             )
-        dirty = [] if options.allow_dirty else self._origin.dirty(scope)
+        begun = (self.folder / "ledger.jsonl").exists()  # then it stands on its own base, whatever is here now
+        dirty = [] if options.allow_dirty or begun else self._origin.dirty(scope)
         if dirty:
             raise RepoError(
                 f"uncommitted changes in scope: {', '.join(dirty[:5])}{' ...' if len(dirty) > 5 else ''}",
@@ -194,7 +194,7 @@ class Session:
         agent = named("agents", options.agent)
         if options.address is None:
             agent.check(options, {**allowed(self._environ, options.env), **self._secrets()})
-        if not (self.folder / "ledger.jsonl").exists() and self._origin.has_branches(self.tag):
+        if not begun and self._origin.has_branches(self.tag):
             raise SetupError(
                 f"the branches autoresearch/{self.tag}* exist, but their run in {self.folder} does not",
                 "choose another --tag, or delete those branches",
@@ -267,34 +267,44 @@ class Session:
                     time.sleep(0.05)  # `status` holds it for a moment, to see whether somebody else does
                     continue
             lock.close()
-            who = json.loads((self.folder / "driver.json").read_text())
+            try:
+                who = json.loads((self.folder / "driver.json").read_text())
+            except (FileNotFoundError, json.JSONDecodeError):  # it is just starting
+                who = {}
             raise SetupError(
-                f"the tag {self.tag!r} is in use by process {who['pid']} on {who['host']}",
+                f"the tag {self.tag!r} is in use by process {who.get('pid', '?')} on {who.get('host', '?')}",
                 f"end it with `autoresearch-ray stop --tag {self.tag}`, or choose another --tag",
             )
 
     def _open(self) -> None:
         """Open a new run, or take up the one that is there."""
-        (self.folder / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        (self.folder.parent / ".gitignore").write_text("*\n")
-        (self.folder / "stop").unlink(missing_ok=True)
         path, now, version = self.folder / "ledger.jsonl", time.time(), metadata.version("autoresearch-ray")
         if path.exists():
             self._take_up(path, now, version)
         else:
-            shutil.rmtree(self.folder / "hub.git", ignore_errors=True)
-            Hub.create(self.folder / "hub.git", self._origin, self._origin.head)
-            source = Path(self.program.path).read_text() if self.program.path else self.program.text
-            (self.folder / "program.md").write_text(source)
-            ledger.Ledger.create(
-                path,
-                [Opened(now, self.tag, self._origin.head, self._origin.prefix, self.program, source, version)],
-            )
+            try:
+                self._begin(path, now, version)
+            except (AutoresearchError, OSError):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+        (self.folder / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        (self.folder / "stop").unlink(missing_ok=True)
         self._tail = ledger.Tail(path)
+
+    def _begin(self, path: Path, now: float, version: str) -> None:
+        """The hub first and the ledger last: a run that has a ledger has all the rest."""
+        (self.folder.parent / ".gitignore").write_text("*\n")
+        shutil.rmtree(self.folder / "hub.git", ignore_errors=True)
+        Hub.create(self.folder / "hub.git", self._origin, self._origin.head)
+        source = Path(self.program.path).read_text() if self.program.path else self.program.text
+        (self.folder / "program.md").write_text(source)
+        opened = Opened(now, self.tag, self._origin.head, self._origin.prefix, self.program, source, version)
+        ledger.Ledger.create(path, [opened])
 
     def _take_up(self, path: Path, now: float, version: str) -> None:
         """What was measured stays comparable only while Scope and Eval stay as they were."""
-        frozen = boards.replay(ledger.read(path)).opened.program
+        opened = boards.replay(ledger.read(path)).opened
+        frozen = opened.program
         for part in ("scope", "eval"):
             if getattr(frozen, part) != getattr(self.program, part):
                 raise SetupError(
@@ -307,6 +317,8 @@ class Session:
         finally:
             writer.close()
         self.resumed = True
+        if self._origin.head != opened.base:
+            self.warnings.append(f"the run goes on from {opened.base[:7]}, where it began; HEAD has moved since")
 
     # --- Following ---------------------------------------------------------------------------------------------------
 
@@ -335,7 +347,8 @@ class Session:
         try:
             self._publish()
         except RepoError as error:
-            self.warnings.append(error.message)
+            if error.message not in self.warnings:
+                self.warnings.append(error.message)
 
     def _publish(self) -> None:
         self.unpublished = self._origin.publish(self.folder / "hub.git", self.tag)
@@ -355,16 +368,31 @@ class Session:
             except KeyboardInterrupt:
                 self._hurry = True
 
+    def _look_again(self) -> None:
+        """The board afresh from the ledger: an interrupt may have come between a line and its events."""
+        self.board = boards.replay(ledger.read(self.folder / "ledger.jsonl"))
+
     def _write_up(self) -> None:
-        """The branches, and the files that are derived from the ledger."""
-        self._take_in()
-        self._publish()
+        """The files that are derived from the ledger."""
         try:
             (self.folder / "results.tsv").write_text(results.tsv(self.board))
             (self.folder / "results.jsonl").write_text(results.jsonl(self.board))
             self.report(self.folder / "report.md")
         except OSError as error:
             raise LedgerError(f"cannot write in {self.folder}: {error.strerror}", "make room on the disk") from error
+
+
+def _unfinished(runs: Path, program: model.Program) -> str | None:
+    """The tag of the run that was written to last here, if it asks the same question and was not finished.
+
+    So the same command goes on after midnight, too, when the date would make another tag.
+    """
+    ledgers = sorted(runs.glob("*/ledger.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not ledgers:
+        return None
+    board = boards.replay(ledger.read(ledgers[-1]))
+    same = (board.opened.program.scope, board.opened.program.eval) == (program.scope, program.eval)
+    return board.opened.tag if same and not (board.closed and board.closed.finished) else None
 
 
 def _single_box(environ: Mapping[str, str]) -> dict[str, str]:

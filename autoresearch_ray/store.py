@@ -97,10 +97,20 @@ class Store(Bare):
             (own / name).write_text(content)
         bare.git("read-tree", "--reset", "-u", commit, folder=tree, more=_inside(tree))
 
-    def commit(self, tree: Path, parent: str, idea: str, scope: Scope, prefix: str) -> Candidate | Failure:
+    def restore(self, tree: Path, commit: str) -> None:
+        """Write the files of `commit` over `tree` once more; what was added beside them stays."""
+        with self._scratch() as scratch:
+            index = f"{scratch}/index"
+            self.git("read-tree", commit, GIT_INDEX_FILE=index)
+            self.git("checkout-index", "-a", "-f", "-q", GIT_WORK_TREE=str(tree), GIT_INDEX_FILE=index)
+
+    def commit(
+        self, tree: Path, parent: str, idea: str, scope: Scope, prefix: str, attempt: str = ""
+    ) -> Candidate | Failure:
         """Commit what differs between `tree` and `parent`, if all of it is in `scope`, which counts from `prefix`.
 
-        A `Failure` says what is out of scope, or that nothing was changed. Ignored are litter and what the .gitignore
+        `attempt` stands in the message, so that two lanes with the same idea in the same second make two commits. A
+        `Failure` says what is out of scope, or that nothing was changed. Ignored are litter and what the .gitignore
         files of `parent` name, whatever the agent made of those.
         """
         tracked = self.entries(parent)
@@ -120,7 +130,7 @@ class Store(Bare):
             return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {largest}")
         contents = {path: trees.read(tree, path) for path in sizes}
         ref = f"refs/candidates/{next(self._numbers)}"
-        script = _script(ref, parent, idea, changed, contents)
+        script = _script(ref, parent, _message(idea, attempt), changed, contents)
         commit = self.git("fast-import", "--quiet", "--force", "--done", stdin=script)
         return self._candidate(parent, [commit.decode().strip()])
 
@@ -245,9 +255,13 @@ def _judge(changed: Sequence[Change], scope: Scope, prefix: str) -> Failure | No
     return None
 
 
-def _script(ref: str, parent: str, idea: str, changed: Sequence[Change], contents: Mapping[str, bytes]) -> bytes:
+def _message(idea: str, attempt: str) -> bytes:
+    text = _subject(idea) + (f"\n\nAttempt: {attempt}\n" if attempt else "")
+    return text.encode("utf-8", "replace")
+
+
+def _script(ref: str, parent: str, message: bytes, changed: Sequence[Change], contents: Mapping[str, bytes]) -> bytes:
     """The stream for `git fast-import` that makes one commit and prints its name. Deletions come first."""
-    message = _subject(idea).encode("utf-8", "replace")
     who = b"autoresearch <autoresearch@localhost> now"
     parts = [b"feature date-format=now\ncommit %s\nmark :1\ncommitter %s\n" % (ref.encode(), who)]
     parts.append(b"data %d\n%s\nfrom %s\n" % (len(message), message, parent.encode()))

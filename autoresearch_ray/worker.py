@@ -11,21 +11,23 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_ray import process
+from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
-from autoresearch_ray.errors import GpuError
+from autoresearch_ray.errors import GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
 from autoresearch_ray.ports import AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
 from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.store import Store
 
+_LOOK_SECONDS = 1.0  # between two looks at lanes that may have been added meanwhile
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -75,11 +77,12 @@ class Worker:
             self._evaluator.set_up(self.signals.halt)
             options = self._welcome.program.options
             named("agents", options.agent).check(options, self._agent_environ())
-            with ThreadPoolExecutor(thread_name_prefix=f"worker{self.index}") as self._pool:
+            name = f"worker{self.index}"
+            with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
                 self._grow(1)
                 self._wait_for_lanes()
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            trees.remove(self._folder)
             with suppress(OSError):  # others of this node may still work beside us
                 self._folder.parent.rmdir()
 
@@ -87,11 +90,12 @@ class Worker:
         """A folder of its own, swept clean of what an earlier life of this worker may have left running."""
         self._welcome = self.desk.welcome()
         node = scratch(self._welcome)
+        _private(node.parent)
         self._folder = node / f"worker{self.index}"
         owner = f"{self._welcome.run}-{self.index}"
         self._environ = {**self.environ, "AUTORESEARCH_OWNER": owner}
         process.sweep(owner)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        trees.remove(self._folder)
         self._folder.mkdir(parents=True)
         self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
         options = self._welcome.program.options
@@ -113,10 +117,8 @@ class Worker:
         }
 
     def _wait_for_lanes(self) -> None:
-        seen: set[Future[None]] = set()
-        while pending := [each for each in self._lanes if each not in seen]:
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            seen |= done
+        while not all(each.done() for each in self._lanes):
+            done, _ = wait(list(self._lanes), timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
             if any(each.exception() for each in done):
                 self.signals.drain.set()
         for each in self._lanes:
@@ -125,23 +127,31 @@ class Worker:
     def _grow(self, wanted: int) -> None:
         """More lanes, when the desk finds that the slot waits for its agents."""
         with self._lock:
-            while len(self._lanes) < wanted and not self.signals.drain.is_set():
+            while len(self._lanes) < min(wanted, len(_LETTERS)) and not self.signals.drain.is_set():
                 self._lanes.append(self._pool.submit(self._lane, len(self._lanes)))
+
+    def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        reply = self.desk.submit(attempt, bundle, logs)
+        self._grow(reply.lanes)
+        return reply
 
     def _lane(self, number: int) -> None:
         options = self._welcome.program.options
         lane = lane_name(options, self.index, number)
         folder = self._folder / lane
         folder.mkdir(parents=True, exist_ok=True)
-        setup = AgentSetup(self._welcome.program, options, lane, folder / "state", self._agent_environ())
-        setup.folder.mkdir(exist_ok=True)
+        kept = Path(self._welcome.folder)
+        state = (kept if kept.is_dir() else folder) / "agents" / lane
+        state.mkdir(parents=True, exist_ok=True)
+        setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
         device = self._evaluator.monitor.device
         sitting, reply = self.desk.sit(Seat(lane, self.index, socket.gethostname(), os.getpid(), device, self.gpus))
+        self._grow(reply.lanes)
         Researcher(
             lane=lane,
             sitting=sitting,
             welcome=self._welcome,
-            desk=_Growing(self.desk, self._grow),
+            submit=self._submit,
             store=self._store,
             agent=named("agents", options.agent)(setup),
             evaluator=self._evaluator,
@@ -150,23 +160,11 @@ class Worker:
         ).run(reply)
 
 
-@dataclass(frozen=True, slots=True)
-class _Growing:
-    """A desk whose replies also tell the worker how many lanes to run."""
-
-    desk: Desk
-    grow: Callable[[int], None]
-
-    def welcome(self) -> Welcome:
-        return self.desk.welcome()
-
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
-        return self.desk.sit(seat)
-
-    def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
-        reply = self.desk.submit(attempt, bundle, logs)
-        self.grow(reply.lanes)
-        return reply
+def _private(folder: Path) -> None:
+    """The one folder of this user for all runs: nobody else may have made it, or look into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SetupError(f"{folder} belongs to somebody else", "set TMPDIR to a folder of your own")
 
 
 def scratch(welcome: Welcome) -> Path:
@@ -206,6 +204,10 @@ class LocalCrew:
     def halt(self) -> None:
         self._signals.drain.set()
         self._signals.halt.set()
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
 
     def finish(self) -> None:
         self._pool.shutdown()

@@ -15,6 +15,8 @@ os.environ.update(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "RAY_worker_oom_score_adjustment": "0",
         "RAY_TMPDIR": "/tmp",  # its sockets need a short path
     }
 )

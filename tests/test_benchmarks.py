@@ -84,7 +84,7 @@ def test_the_overhead_benchmark_judges_the_mean_of_each_policy(traces: Path) -> 
     assert all(0 < each["seconds"] < 60 for each in rows)
 
 
-def test_a_benchmark_in_words_names_the_machine_and_the_verdict(traces: Path) -> None:
+def test_a_benchmark_in_words_names_the_machine_and_the_verdict() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.board", "--experiments", "20", "--lanes", "2"],
         cwd=Path(__file__).parents[1],

@@ -38,7 +38,7 @@ class Bench:
         self.store = Store.create(folder / "store.git", hub.pack(self.base), self.base)
         self.signals = Signals()
         self.evaluator = Evaluator(
-            welcome=Welcome("run0", "t1", program, self.base, "", b""),
+            welcome=Welcome("run0", "t1", program, self.base, "", b"", ""),
             store=self.store,
             folder=folder / "worker",
             shared=folder / "shared",
@@ -48,14 +48,16 @@ class Bench:
         )
         self.log = folder / "run.log"
 
-    def measure(self, code: str, beat: float | None = None, name: str = "train.py") -> Measurement | None:
+    def measure(
+        self, code: str, beat: float | None = None, name: str = "train.py", guarded: bool = True
+    ) -> Measurement | None:
         tree = self.folder / "tree"
         self.store.checkout(tree, self.base)
         (tree / name).write_text(code)
         scope = replace(self.evaluator.welcome.program.scope, can=(".",), cannot=())
         made = self.store.commit(tree, self.base, "idea", scope, "")
         commit = getattr(made, "commit", self.base)
-        return self.evaluator.measure(commit, "gpu0-1", 7, beat, self.log, self.signals)
+        return self.evaluator.measure(commit, "gpu0-1", 7, self.log, self.signals, guarded=guarded, beat=beat)
 
 
 @pytest.fixture
@@ -83,7 +85,10 @@ def test_the_environment_is_an_allow_list_and_what_the_runner_says(bench: Callab
     assert not Path(seen["TMPDIR"]).exists()
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "PYTHONPATH", "LD_PRELOAD"])
+@pytest.mark.parametrize(
+    "name",
+    ["HF_TOKEN", "HF_HUB_TOKEN", "NVIDIA_API_KEY", "UV_INDEX_X_PASSWORD", "OPENAI_API_KEY", "PYTHONPATH", "LD_PRELOAD"],
+)
 def test_secrets_and_injections_pass_only_by_name(name: str) -> None:
     assert name not in allowed({name: "x"})
     assert allowed({name: "x"}, (name,)) == {name: "x"}
@@ -164,7 +169,7 @@ def test_nothing_is_left_for_the_next_experiment(bench: Callable[..., Bench]) ->
     assert [each.name for each in one.evaluator.folder.rglob("*")] == ["gpu0"]
 
 
-def test_a_guard_runs_only_on_what_is_better_and_can_refuse_it(bench: Callable[..., Bench], tmp_path: Path) -> None:
+def test_a_guard_runs_on_what_may_be_kept_and_can_refuse_it(bench: Callable[..., Bench], tmp_path: Path) -> None:
     told = tmp_path / "told"
     one = bench(guard=f"echo ran >> {told}; grep -q honest train.py")
     assert (one.measure("print('loss: 5')", beat=4.0) or _none()).value == 5.0
@@ -173,6 +178,30 @@ def test_a_guard_runs_only_on_what_is_better_and_can_refuse_it(bench: Callable[.
     refused = one.measure("print('loss: 3')", beat=4.0)
     assert refused is not None and refused.failure is not None and refused.failure.kind is FailureKind.GUARD
     assert told.read_text() == "ran\nran\n"
+
+
+def test_a_guard_sees_ties_and_near_misses_and_never_a_clearly_worse_value(bench: Callable[..., Bench]) -> None:
+    one = bench(guard="false")
+    for beat, guarded, kept in (
+        (5.0, True, False),
+        (5.1, True, False),
+        (None, True, False),
+        (4.9, True, True),
+        (5.0, False, True),
+    ):
+        measured = one.measure("print('loss: 5')", beat=beat, guarded=guarded)
+        assert measured is not None and (measured.value is not None) is kept
+
+
+def test_what_an_evaluation_writes_over_the_frozen_files_does_not_fool_the_guard(bench: Callable[..., Bench]) -> None:
+    one = bench(guard="grep -q train harness.py")
+    assert (one.measure("open('harness.py', 'w').write('')\nprint('loss: 1')", beat=2.0) or _none()).value == 1.0
+
+
+def test_a_parse_command_that_fails_is_no_number(bench: Callable[..., Bench]) -> None:
+    measured = bench(parse=Parse(ParseKind.COMMAND, "awk '{print $2' run.log")).measure("print('loss: 5')")
+    assert measured is not None and measured.failure is not None
+    assert measured.failure.kind is FailureKind.NO_METRIC and "awk" in measured.failure.message
 
 
 def test_what_setup_makes_is_there_for_every_tree_and_made_once(bench: Callable[..., Bench], tmp_path: Path) -> None:

@@ -347,12 +347,23 @@ def test_each_policy_keeps_the_contract(name: str, case: Case, lanes: int, every
 # --- What is written, and what is not --------------------------------------------------------------------------------
 
 
+# Where code that is not ours is called, and whatever it raises is a value.
+FOREIGN_CODE = {("researcher", "_proposal")}
+
+
 def test_nobody_catches_everything_and_goes_on() -> None:
     found = []
+    allowed = {
+        (module.path, handler.lineno)
+        for module, node in nodes(ast.FunctionDef)
+        if (module.name, node.name) in FOREIGN_CODE
+        for handler in ast.walk(node)
+        if isinstance(handler, ast.ExceptHandler)
+    }
     for module, node in nodes(ast.ExceptHandler):
         caught = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)} if node.type else {"Exception"}
         raised = any(isinstance(each, ast.Raise) for each in ast.walk(node))
-        if caught & {"Exception", "BaseException"} and not raised:
+        if caught & {"Exception", "BaseException"} and not raised and (module.path, node.lineno) not in allowed:
             found.append(module.at(node))
     for module, node in nodes(ast.Call):
         if re.match(r"(contextlib\.)?suppress\(.*\b(Base)?Exception\b", ast.unparse(node)):

@@ -73,7 +73,9 @@ def test_each_worker_has_its_gpu_and_evaluations_inherit_nothing_of_ray(cluster:
         for log in (toy.run_folder() / "logs" / name).glob("[0-9]*.log"):
             if not log.name.endswith(".agent.log"):
                 said = log.read_text()
-                assert f"gpus {lane.seat.gpus[0]} nice 0 omp 1 " in said and said.rstrip().endswith("ray 0")
+                cores = max(1, len(os.sched_getaffinity(0)) // 2)
+                nice = os.nice(0) if os.geteuid() else 0
+                assert f"gpus {lane.seat.gpus[0]} nice {nice} omp {cores} " in said and said.rstrip().endswith("ray 0")
                 assert os.geteuid() != 0 or " oom 0 " in said
     assert session.board.counted == 4
     hub = Hub.open(toy.run_folder() / "hub.git")

@@ -212,6 +212,19 @@ def test_a_tag_in_use_is_refused_with_its_process_and_host(toy: Toy) -> None:
         research(toy.folder).__enter__()
 
 
+def test_the_same_command_goes_on_after_midnight_and_begins_anew_when_it_was_finished(toy: Toy) -> None:
+    untagged = toy.program(more="experiments: 40").read_text().replace("tag: t1\n", "")
+    (toy.folder / "program.md").write_text(untagged)
+    with research(toy.folder, tag="eve") as session:
+        for experiment in session:
+            if experiment.number == 1:
+                break
+    with research(toy.folder, experiments=3) as again:
+        list(again)
+    assert again.resumed and again.tag == "eve"
+    assert research(toy.folder).tag != "eve"
+
+
 def test_scope_and_eval_are_frozen_while_strategy_may_change(toy: Toy) -> None:
     with research(toy.program(more="experiments: 1")) as session:
         list(session)
@@ -279,7 +292,7 @@ def test_a_disk_that_fills_stops_the_run_and_nothing_is_lost(toy: Toy, tmp_path:
         small.program(more="experiments: 400")
         done = subprocess.run([*RUN, str(small.folder / "program.md")], capture_output=True, text=True, timeout=100)
         assert done.returncode == 1, done.stderr
-        assert "No space left" in done.stderr and "room" in done.stderr
+        assert "make room on the disk" in done.stderr
         finished = attempts(small)
         assert len(finished) > 2
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
@@ -359,6 +372,71 @@ def test_a_branch_that_is_checked_out_is_left_alone_and_named(toy: Toy) -> None:
     with research(toy.program(more="experiments: 12")) as session:
         list(session)
     assert toy.head == head and session.unpublished == ["autoresearch/t1"]
+
+
+def test_a_branch_that_somebody_worked_on_is_left_alone_and_named(toy: Toy) -> None:
+    with research(toy.program(more="experiments: 6")) as session:
+        list(session)
+    toy.git("stash", "-q")
+    toy.git("checkout", "-q", "autoresearch/t1")
+    (toy.folder / "mine.txt").write_text("by hand")
+    mine = toy.commit("by hand")
+    toy.git("checkout", "-q", "main")
+    with research(toy.program(more="experiments: 12")) as session:
+        list(session)
+    assert toy.git("rev-parse", "autoresearch/t1") == mine and session.unpublished == ["autoresearch/t1"]
+
+
+def test_nohup_outlives_its_terminal_and_a_plain_run_drains(toy: Toy) -> None:
+    toy.program(workers=1, more="experiments: 2", command="python train.py; sleep 0.4")
+    for start, status in (("exec", 130), ("trap '' HUP; exec", 0)):
+        words = " ".join(RUN)
+        with subprocess.Popen(
+            ["/bin/sh", "-c", f"{start} {words} {toy.folder / 'program.md'} --tag {'a' if status else 'b'}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as driver:
+            tag = "a" if status else "b"
+            path = toy.run_folder(tag) / "ledger.jsonl"
+            until(lambda path=path: path.exists() and b'"measured"' in path.read_bytes())  # type: ignore[misc]
+            driver.send_signal(signal.SIGHUP)
+            assert driver.wait(30) == status
+
+
+def test_an_agent_that_raises_is_an_agent_that_fails(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SetupError, match="no such idea"), research(toy.folder, agent=f"{__name__}:Raising") as session:
+        list(session)
+    assert session.board.counts[Status.LOST] > 0 and (toy.run_folder() / "report.md").exists()
+
+
+class Raising:
+    """An agent of the user's own, with a mistake in it."""
+
+    def __init__(self, setup: object) -> None:
+        pass
+
+    @classmethod
+    def check(cls, options: object, environ: object) -> None:
+        pass
+
+    def propose(self, checkout: Path, brief: object, log: Path, cancel: object) -> object:
+        raise KeyError("no such idea")
+
+
+def test_lanes_with_the_same_idea_make_commits_of_their_own(toy: Toy) -> None:
+    command = "sed -i 's/WIDTH = .*/WIDTH = 30/' train.py; echo 'idea: the same'"
+    program = toy.program(agent="command", workers=3, more=f'experiments: 3\nagent_command: "{command}"')
+    with research(program) as session:
+        list(session)
+    commits = [each.commit for each in session.board.experiments[1:]]
+    assert len(set(commits)) == len(commits) == 3
+
+
+def test_a_guard_that_fails_on_the_base_is_said_at_once(toy: Toy) -> None:
+    program = toy.program(eval_more="Guard: `echo tests are broken; exit 1`")
+    with pytest.raises(SetupError, match="tests are broken"), research(program) as session:
+        list(session)
+    assert session.board.attempts == 0
 
 
 def test_cluster_and_gpu_shortage_say_how_many_there_is_room_for() -> None:

@@ -71,11 +71,14 @@ def run(program: Path, as_job: bool | None, **flags: Any) -> None:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
         interrupts = _Interrupts()
-        view.show(session.board)
-        while session.advance():
-            interrupts.pass_on(session)
+        try:
             view.show(session.board)
-        view.show(session.board)
+            while session.advance():
+                interrupts.pass_on(session)
+                view.show(session.board)
+            view.show(session.board)
+        finally:
+            interrupts.let_go()
     board, folder = session.board, session.folder
     click.echo(summary(board))
     if board.best and board.best.number:
@@ -99,8 +102,15 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.count = self._heeded = 0
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(each, self._count)
+        self._before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for each, handler in self._before.items():
+            if handler is not signal.SIG_IGN:  # as under nohup
+                signal.signal(each, self._count)
+
+    def let_go(self) -> None:
+        """On the way out the session heeds them by itself."""
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
         self.count += 1

@@ -18,6 +18,9 @@ class Greedy:
             return Judgement("keep", f"equal, with {-case.lines} lines less")
         return Judgement("discard", "equal to its parent" if gain == 0 else f"worse than its parent by {-gain:.3g}")
 
+    def publishes(self, case: Case) -> bool:
+        return case.best is None or case.direction.better(case.candidate.mean, case.best.mean)
+
     def moves(self, rank: int, lanes: int, hand_ins: int, every: int) -> bool:
         """The worse half moves onto the best, each lane `every` verdicts after it last did; the leader never does."""
         return hand_ins >= every and rank >= (lanes + 1) // 2
