@@ -85,6 +85,7 @@ class Board:
         self.cost_usd = 0.0
         self.base_failure: Failure | None = None  # the latest
         self.agent_failure: Failure | None = None  # the latest
+        self.machine_failure: Failure | None = None  # the latest
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
         self.agent_seconds: float | None = None  # of one proposal, on the way
@@ -159,7 +160,7 @@ class Board:
                 raise ValueError("a board is opened once, by its constructor")
             case Resumed(at=at, program=program):
                 self._live_seconds += max(0.0, self.last_at - self._session_started)
-                self._session_started = at
+                self._session_started = self.last_at = at  # a clock that was once ahead does not use up the hours
                 self.program = program
                 self.closed = None
                 self.idle_agents_in_a_row = 0
@@ -206,6 +207,7 @@ class Board:
         self.attempts += 1
         self.cost_usd += attempt.usage.cost_usd or 0.0
         machine = failure is not None and failure.kind is FailureKind.MACHINE
+        self.machine_failure = failure if machine else self.machine_failure
         lane.machine_failures_in_a_row = lane.machine_failures_in_a_row + 1 if machine else 0
         if attempt.kind == "propose":
             idle = failure is not None and failure.kind in IDLE_AGENT
@@ -360,12 +362,15 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
 
 
 def replay(lines: Iterable[Iterable[Event]]) -> Board:
-    """The board after these lines of a ledger. Raises `ValueError` if the first event is not the one that opens it."""
+    """The board after these lines of a ledger. Raises `ValueError` if a line is missing, the first one above all."""
     events = (event for line in lines for event in line)
     first = next(events, None)
     if not isinstance(first, Opened):
         raise ValueError("a ledger begins with the event that opens it")
     board = Board(first)
     for event in events:
-        board.apply(event)
+        try:
+            board.apply(event)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"the {event.event} event at {event.at:.0f} names what is not there: {error}") from error
     return board

@@ -7,9 +7,9 @@ parse command that runs on the base commit's files, so nothing that a candidate 
 from __future__ import annotations
 
 import fcntl
+import io
 import math
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
-from autoresearch_ray.errors import SetupError
+from autoresearch_ray import tree as trees
+from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.store import Store
@@ -28,7 +29,12 @@ _ALLOWED = re.compile(
     r"|AUTORESEARCH_DATA"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
-_NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?<![\w.,])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
+    r"(?!,\d)",  # "0,25" is no number that we dare to read
+    re.IGNORECASE,
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _SUFFIX = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _OUT_OF_MEMORY = re.compile(
     rb"CUDA out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|RESOURCE_EXHAUSTED: Out of mem"
@@ -154,8 +160,7 @@ class Evaluator:
             value, failure = self._read(ended, watch.lost, folder, log, stdout, own, signals.halt)
             better = program.eval.metric.direction.better
             if guarded and value is not None and not (beat is not None and better(beat, value)):
-                self.store.restore(tree, commit)  # the evaluation may have written over what the guard runs
-                failure = self._guard(tree, log, own, signals.halt)
+                failure = self._guard(tree, commit, log, own, signals.halt)
             if signals.halt.is_set():
                 return None
             return Measurement(
@@ -169,7 +174,7 @@ class Evaluator:
             )
         finally:
             for each in (tree, folder / "tmp", folder / "parse"):
-                shutil.rmtree(each, ignore_errors=True)
+                trees.remove(each)
             stdout.unlink(missing_ok=True)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
@@ -185,8 +190,11 @@ class Evaluator:
 
     def _environ(self, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
         temporary = folder / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
-        environ = allowed(self.environ, self.welcome.program.options.env)
+        trees.empty(temporary)
+        options = self.welcome.program.options
+        environ = allowed(self.environ, options.env)
+        for secret in options.secrets:
+            environ.pop(secret, None)
         path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
         ours = str(Path(sys.executable).parent)  # first, unless the user has activated an environment of their own
         active = "VIRTUAL_ENV" in environ or "CONDA_PREFIX" in environ
@@ -240,7 +248,10 @@ class Evaluator:
             return None, Failure(FailureKind.MACHINE, lost or f"the log could not be written: {ended.log_error}")
         if ended.survivors:
             return None, Failure(FailureKind.MACHINE, f"{ended.survivors} processes could not be killed")
-        tail = process.tail(log)
+        try:
+            tail = process.tail(log)
+        except OSError as error:
+            return None, Failure(FailureKind.CRASH, f"the log that the runner wrote is gone: {error.strerror}")
         if ended.why == "timeout":
             seconds = self.welcome.program.eval.kill_after_seconds
             return None, Failure(FailureKind.TIMEOUT, f"killed after {seconds:g} seconds", tail)
@@ -268,9 +279,9 @@ class Evaluator:
             return self._parsed(parse.text, folder, log, own, halt)
         pattern = parse.text if parse.kind is ParseKind.REGEX else rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)"
         found = ""
-        with log.open(encoding="utf-8", errors="replace") as file:
+        with io.TextIOWrapper(process.opened(log), encoding="utf-8", errors="replace") as file:
             for line in file:
-                for match in re.finditer(pattern, line[:10_000]):
+                for match in re.finditer(pattern, _COLOURS.sub("", line[:10_000])):
                     found = match[1] if match.re.groups else match[0]
         return found
 
@@ -293,10 +304,17 @@ class Evaluator:
             return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` failed", said)
         return text
 
-    def _guard(self, tree: Path, log: Path, own: Mapping[str, str], halt: threading.Event) -> Failure | None:
+    def _guard(
+        self, tree: Path, commit: str, log: Path, own: Mapping[str, str], halt: threading.Event
+    ) -> Failure | None:
+        """Run the guard where the evaluation ran, on files that are once more what they were."""
         command = self.welcome.program.eval.guard
         if not command:
             return None
+        try:
+            self.store.restore(tree, commit)
+        except RepoError as error:
+            return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = log.with_suffix(".guard.log")
         with self.slot.lock:
             ended = self._run(command, tree, output, own, self.welcome.program.eval.kill_after_seconds, halt)
@@ -310,8 +328,9 @@ class Evaluator:
 
 def number(text: str, metric: str) -> float | None:
     """The number that `text` holds: behind "<metric>:" if that is there, else the first. "1.09k" is 1090."""
+    text = _COLOURS.sub("", text)
     _, found, behind = text.rpartition(metric)
-    for piece in ([behind] if found else []) + [text]:
+    for piece in ([behind.lstrip(" \t:=,")] if found else []) + [text]:
         match = _NUMBER.search(piece)
         if match:
             factor = _SUFFIX.get(piece[match.end() : match.end() + 1], 1.0)
@@ -329,7 +348,7 @@ def _with_peak(resources: Resources, ended: process.Exit) -> Resources:
 
 def _crash(ended: process.Exit, log: Path, tail: str) -> Failure:
     """Out of memory and a sick machine are told apart from other crashes, by the end of the log and by the kernel."""
-    with log.open("rb") as file:
+    with process.opened(log) as file:
         file.seek(max(0, log.stat().st_size - (1 << 18)))
         end = file.read()
     how = f"ended by signal {-ended.code}" if ended.code is not None and ended.code < 0 else f"exit status {ended.code}"

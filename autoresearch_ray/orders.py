@@ -267,8 +267,14 @@ def _hours_are_over(draft: _Draft) -> Order | None:
 
 
 def _machine_is_sick(draft: _Draft) -> Order | None:
-    times = draft.lane.machine_failures_in_a_row
-    return draft.leave(f"the machine failed {times} times in a row here") if times >= _PATIENCE else None
+    """Three failures may be a candidate's doing. One on the base, which is known to work, is the machine's."""
+    board, times = draft.board, draft.lane.machine_failures_in_a_row
+    if times == _PATIENCE and board.baseline is not None:
+        return draft.remeasure(board.opened.base, "is this machine sound?")
+    if times < _PATIENCE:
+        return None
+    said = board.machine_failure.message if board.machine_failure else ""
+    return draft.leave(f"the machine failed {times} times in a row here: {said}")
 
 
 def _baseline_fails(draft: _Draft) -> Order | None:
@@ -325,6 +331,8 @@ def _others_do_the_rest(draft: _Draft) -> Order | None:
 def _baseline_first(draft: _Draft) -> Order | None:
     """Each slot measures the base before anything else, all at once; and the baseline is confirmed like a best."""
     board, base, lane = draft.board, draft.board.opened.base, draft.lane
+    if lane.remeasure_failures_in_a_row >= _PATIENCE:
+        return None
 
     def measures_base(other: Lane) -> bool:
         return other.active and isinstance(other.order, Remeasure) and other.order.commit == base
@@ -338,8 +346,8 @@ def _baseline_first(draft: _Draft) -> Order | None:
 
 
 def _confirm_what_leads(draft: _Draft) -> Order | None:
-    score = draft.board.score(draft.lane.head)
-    if score and score.n < draft.policy.confirmations and _leads(draft):
+    score, failures = draft.board.score(draft.lane.head), draft.lane.remeasure_failures_in_a_row
+    if score and score.n < draft.policy.confirmations and failures < _PATIENCE and _leads(draft):
         return draft.remeasure(draft.lane.head, "better than the best, and not confirmed yet")
     return None
 

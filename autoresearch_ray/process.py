@@ -9,9 +9,11 @@ No function here touches the state of the whole process (directory, signals), so
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from autoresearch_ray import guardian
 from autoresearch_ray.errors import SetupError
@@ -228,11 +230,27 @@ def call(
     """Run a short command of our own and return what it said. Raises `OSError`, and of those `TimeoutError`."""
     try:
         done = subprocess.run(
-            argv, cwd=cwd, env=environ, input=stdin, capture_output=True, timeout=timeout_seconds, check=False
+            argv,
+            cwd=cwd,
+            env=environ,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_seconds,
+            check=False,
+            start_new_session=True,  # a Ctrl-C at the terminal is for us, not for our git
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{argv[0]} took more than {timeout_seconds:g} seconds: {' '.join(argv)}") from error
     return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file to read, itself and no link to it. Raises `OSError`: what ran beside it may have replaced it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def tail(log: Path, lines: int = 50, max_bytes: int = 16 << 10) -> str:
@@ -240,7 +258,7 @@ def tail(log: Path, lines: int = 50, max_bytes: int = 16 << 10) -> str:
 
     A line of more than 500 characters is cut.
     """
-    with log.open("rb") as file:
+    with opened(log) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - max_bytes, 0))
         text = file.read(max_bytes).decode(errors="replace")

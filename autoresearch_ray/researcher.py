@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoresearch_ray import process
+from autoresearch_ray import tree as trees
+from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import (
@@ -22,6 +26,7 @@ from autoresearch_ray.model import (
     Propose,
     Remeasure,
     Replay,
+    Scalar,
     Stop,
 )
 from autoresearch_ray.ports import Agent, Reply, Signals, Welcome
@@ -125,11 +130,10 @@ class Researcher:
         """The ends of this attempt's logs, by file name; handed over, they are deleted here."""
         logs = {}
         for path in (self._log(attempt.id), self._log(attempt.id, "agent.")):
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-                    logs[path.name] = file.read()
-                path.unlink()
+            with suppress(OSError), process.opened(path) as file:  # there is none, or it was replaced
+                file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+                logs[path.name] = file.read()
+            trees.remove(path)
         return logs
 
 
@@ -139,10 +143,15 @@ def _sane(proposal: Proposal, seconds: float) -> Proposal:
     usage = replace(
         proposal.usage, seconds=seconds, cost_usd=cost if cost is not None and 0 <= cost < math.inf else None
     )
-    params = {
-        name: each for name, each in proposal.params.items() if not isinstance(each, float) or math.isfinite(each)
-    }
-    return replace(proposal, usage=usage, params=params)
+    params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
+    return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
+
+
+def _plain(value: Scalar) -> bool:
+    """Whether it comes back from the ledger as it went in."""
+    if isinstance(value, str):
+        return len(value) <= 1000 and value.isprintable()
+    return abs(value) <= 2**53
 
 
 _UNDONE = Failure(FailureKind.MACHINE, "not carried out")

@@ -255,8 +255,13 @@ class Session:
 
     def _locked(self) -> IO[str]:
         """The driver's lock on the folder. Raises `SetupError` with the pid and host of the one who has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = (self.folder / "driver.lock").open("a")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "driver.lock").open("a")
+        except OSError as error:
+            raise SetupError(
+                f"cannot write {self.folder}: {error.strerror}", "the folder of program.md must be writable"
+            ) from error
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -268,8 +273,8 @@ class Session:
                     continue
             lock.close()
             try:
-                who = json.loads((self.folder / "driver.json").read_text())
-            except (FileNotFoundError, json.JSONDecodeError):  # it is just starting
+                who = dict(json.loads((self.folder / "driver.json").read_bytes()))
+            except (FileNotFoundError, ValueError, TypeError):  # it is just starting, or somebody wrote over it
                 who = {}
             raise SetupError(
                 f"the tag {self.tag!r} is in use by process {who.get('pid', '?')} on {who.get('host', '?')}",
@@ -288,7 +293,8 @@ class Session:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise
         (self.folder / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        (self.folder / "stop").unlink(missing_ok=True)
+        if (self.folder / "stop").is_file():
+            (self.folder / "stop").unlink()
         self._tail = ledger.Tail(path)
 
     def _begin(self, path: Path, now: float, version: str) -> None:
@@ -303,7 +309,7 @@ class Session:
 
     def _take_up(self, path: Path, now: float, version: str) -> None:
         """What was measured stays comparable only while Scope and Eval stay as they were."""
-        opened = boards.replay(ledger.read(path)).opened
+        opened = _replayed(path).opened
         frozen = opened.program
         for part in ("scope", "eval"):
             if getattr(frozen, part) != getattr(self.program, part):
@@ -337,10 +343,10 @@ class Session:
 
     def _heed_stop_file(self) -> None:
         path = self.folder / "stop"
-        if path.exists():
-            wish = path.read_text().strip()
+        if path.is_file():
+            wish = path.read_bytes().strip()
             path.unlink()
-            self.stop("asked to stop", now=wish == "now")
+            self.stop("asked to stop", now=wish == b"now")
 
     def _publish_meanwhile(self) -> None:
         """The night goes on when the user's repository cannot be written; the way out tries again, and then says so."""
@@ -370,7 +376,7 @@ class Session:
 
     def _look_again(self) -> None:
         """The board afresh from the ledger: an interrupt may have come between a line and its events."""
-        self.board = boards.replay(ledger.read(self.folder / "ledger.jsonl"))
+        self.board = _replayed(self.folder / "ledger.jsonl")
 
     def _write_up(self) -> None:
         """The files that are derived from the ledger."""
@@ -382,6 +388,15 @@ class Session:
             raise LedgerError(f"cannot write in {self.folder}: {error.strerror}", "make room on the disk") from error
 
 
+def _replayed(path: Path) -> boards.Board:
+    try:
+        return boards.replay(ledger.read(path))
+    except ValueError as error:
+        raise LedgerError(
+            f"{path}: {error}", "restore the file from a copy, or start another run with --tag"
+        ) from error
+
+
 def _unfinished(runs: Path, program: model.Program) -> str | None:
     """The tag of the run that was written to last here, if it asks the same question and was not finished.
 
@@ -390,7 +405,10 @@ def _unfinished(runs: Path, program: model.Program) -> str | None:
     ledgers = sorted(runs.glob("*/ledger.jsonl"), key=lambda path: path.stat().st_mtime)
     if not ledgers:
         return None
-    board = boards.replay(ledger.read(ledgers[-1]))
+    try:
+        board = _replayed(ledgers[-1])
+    except LedgerError:
+        return None
     same = (board.opened.program.scope, board.opened.program.eval) == (program.scope, program.eval)
     return board.opened.tag if same and not (board.closed and board.closed.finished) else None
 

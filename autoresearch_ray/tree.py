@@ -59,6 +59,9 @@ def remove(tree: Path) -> None:
     """Remove whatever stands at `tree`, and nothing that a link in it points to. Raises `OSError`."""
     if not os.path.lexists(tree):
         return
+    if tree.is_symlink() or not tree.is_dir():
+        tree.unlink()
+        return
     command = ("rm", "-rf", "--", str(tree))
     done = process.call(command, environ=environ())
     if done.code != 0:  # folders without write permission

@@ -162,7 +162,10 @@ class Worker:
 
 def _private(folder: Path) -> None:
     """The one folder of this user for all runs: nobody else may have made it, or look into it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot make {folder}: {error.strerror}", "set TMPDIR to a folder with room") from error
     if folder.stat().st_uid != os.getuid():
         raise SetupError(f"{folder} belongs to somebody else", "set TMPDIR to a folder of your own")
 

@@ -1,11 +1,7 @@
-"""Hostile and unlucky agents, candidates and users, against whole runs.
-
-What is marked `defect` does not hold yet: the mark says why, and must go as soon as the test passes.
-"""
+"""Hostile and unlucky agents, candidates and users, against whole runs."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -50,8 +46,6 @@ from tests.test_evaluator import Bench
 
 RUN = [sys.executable, "-m", "autoresearch_ray", "run"]
 EDIT = "s = open('train.py').read()\nopen('train.py', 'w').write(s.replace('WIDTH = 8', 'WIDTH = 20'))\n"
-
-defect = functools.partial(pytest.mark.xfail, strict=True)
 
 
 @pytest.fixture
@@ -181,7 +175,6 @@ def test_what_an_agent_says_is_one_printable_line_wherever_it_is_shown(toy: Toy)
     assert shown.returncode == 0 and b"\x1b" not in shown.stdout and b"\x07" not in shown.stdout
 
 
-@defect(reason="CommandAgent opens prompt.md again by its name")
 def test_an_agent_that_breaks_its_prompt_file_does_not_break_the_next_proposal(toy: Toy) -> None:
     break_it = "import os\np = os.environ['AUTORESEARCH_PROMPT']\nos.remove(p)\nos.mkdir(p)\n"
     agent(toy, f"{break_it}open('train.py', 'a').write('# more' + chr(10))\nprint('idea: more')", 2)
@@ -218,7 +211,6 @@ class Odd:
         return Proposal(f"a lone {chr(0xDCE9)} surrogate\n" * 9_999, params={"width": 10**5000, "name": chr(0xDCE9)})
 
 
-@defect(reason="_sane looks at numbers that are floats, and at no text")
 def test_an_agent_in_python_cannot_say_what_the_ledger_cannot_hold(toy: Toy) -> None:
     toy.program(workers=1, more="experiments: 1")
     done = drive(toy, "--agent", "tests.test_adversary:Odd")
@@ -233,10 +225,7 @@ def test_an_agent_in_python_cannot_say_what_the_ledger_cannot_hold(toy: Toy) -> 
     "code",
     [
         "import os; print('loss: 0.25', flush=True); os.close(1); os.close(2)",
-        pytest.param(
-            "import os, shutil; print('loss: 0.25'); shutil.rmtree(os.getcwd())",
-            marks=defect(reason="RepoError: git does not restore a tree that is gone"),
-        ),
+        pytest.param("import os, shutil; print('loss: 0.25'); shutil.rmtree(os.getcwd())"),
         "import os; print('loss: 0.25'); os.chmod('.', 0); os.chmod(os.environ['TMPDIR'], 0)",
         "import sys; sys.stdout.buffer.write(b'\\xffloss: 9\\n\\xff\\nloss: 0.25\\n\\xff\\xfe')",
         "print(*(f'\\r{i}/99 \\x1b[2K' for i in range(99)), end='\\rloss: 0.25\\r')",
@@ -264,8 +253,8 @@ def test_a_number_that_is_none_is_never_a_value(bench: Callable[..., Bench], pri
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("\x1b[32m0.25\x1b[0m", marks=defect(reason="a colour code is read as 32")),
-        pytest.param("np.float64(0.25)", marks=defect(reason="the name of a type is read as 64")),
+        pytest.param("\x1b[32m0.25\x1b[0m"),
+        pytest.param("np.float64(0.25)"),
         "tensor(0.25)",
     ],
 )
@@ -273,7 +262,6 @@ def test_only_the_number_itself_is_read(text: str) -> None:
     assert number(text, "loss") == 0.25
 
 
-@defect(reason="all commas are dropped: 0,25 is read as 25")
 def test_a_decimal_comma_is_not_a_number_a_hundred_times_as_large() -> None:
     assert number("1,250.5", "loss") == 1250.5
     assert number("0,25", "loss") in (None, 0.25)
@@ -286,7 +274,6 @@ def test_a_parse_command_that_fails_gives_no_number(bench: Callable[..., Bench])
 
 
 @pytest.mark.parametrize("how", ["os.symlink(OUT, t)", "open(t, 'w').close()"], ids=["link", "file"])
-@defect(reason="rmtree(ignore_errors=True) leaves what is no folder, and mkdir(exist_ok=True) takes it")
 def test_the_next_experiment_has_a_fresh_temporary_folder_whatever_was_made_of_the_last(
     bench: Callable[..., Bench], how: str, tmp_path: Path
 ) -> None:
@@ -300,7 +287,6 @@ def test_the_next_experiment_has_a_fresh_temporary_folder_whatever_was_made_of_t
 
 
 @pytest.mark.parametrize("where", ["os.getcwd()", "os.environ['TMPDIR']"], ids=["tree", "temporary"])
-@defect(reason="RecursionError: shutil.rmtree calls itself once for every level")
 def test_a_deep_folder_that_a_candidate_leaves_is_removed_like_any_other(toy: Toy, temporary: Path, where: str) -> None:
     dig = f"import os\nos.chdir({where})\nfor _ in range(1100):\n    os.mkdir('d')\n    os.chdir('d')\n"
     agent(toy, f"open('train.py', 'a').write({dig!r})\nprint('idea: dig')")
@@ -318,7 +304,7 @@ def test_a_deep_folder_that_a_candidate_leaves_is_removed_like_any_other(toy: To
         "NVIDIA_API_KEY",
         "UV_PUBLISH_TOKEN",
         "HF_HUB_TOKEN",
-        pytest.param("UV_INDEX_URL", marks=defect(reason="what the allow list names goes through, secret or not")),
+        pytest.param("UV_INDEX_URL"),
     ],
 )
 def test_a_secret_of_the_agent_never_reaches_an_evaluation_whatever_its_name(
@@ -336,9 +322,9 @@ def test_a_secret_of_the_agent_never_reaches_an_evaluation_whatever_its_name(
 @pytest.mark.parametrize(
     "become",
     [
-        pytest.param("os.mkfifo(log)", marks=defect(reason="the log is opened by its name, and a pipe is waited for")),
-        pytest.param("os.mkdir(log)", marks=defect(reason="Researcher._logs raises OSError where nobody takes it")),
-        pytest.param("pass", marks=defect(reason="it is the machine's failure: after three the lane leaves")),
+        pytest.param("os.mkfifo(log)"),
+        pytest.param("os.mkdir(log)"),
+        pytest.param("pass"),
     ],
     ids=["pipe", "folder", "nothing"],
 )
@@ -356,7 +342,6 @@ def test_a_candidate_that_takes_its_log_away_fails_alone(toy: Toy, become: str) 
 # --- Rules -----------------------------------------------------------------------------------------------------------
 
 
-@defect(reason="_baseline_fails gives up before the first value alone, _baseline_first orders without end")
 def test_a_baseline_that_was_measured_once_and_then_fails_is_not_measured_for_ever() -> None:
     game = Game.of(1)
     game.turn("gpu0")
@@ -367,7 +352,6 @@ def test_a_baseline_that_was_measured_once_and_then_fails_is_not_measured_for_ev
     assert not isinstance(game.orders["gpu0"], Remeasure)
 
 
-@defect(reason="_machine_is_sick asks nothing that is known to work before it gives the lane up")
 def test_candidates_that_feign_a_sick_machine_do_not_end_the_run() -> None:
     game = Game.of(1)
     for _ in range(20):
@@ -376,7 +360,6 @@ def test_candidates_that_feign_a_sick_machine_do_not_end_the_run() -> None:
         game.turn("gpu0", feigned if isinstance(game.orders["gpu0"], Propose) else None)
 
 
-@defect(reason="Resumed leaves last_at in the future, and the next one takes the difference for time spent")
 def test_a_clock_that_was_ahead_in_an_earlier_session_uses_up_no_hours() -> None:
     board = Board(replace(opened(hours=1), at=86_400.0))
     board.apply(Closed(86_460.0, "interrupted"))
@@ -450,8 +433,8 @@ def damaged(toy: Toy, how: str) -> bytes:
 @pytest.mark.parametrize(
     ("how", "code"),
     [
-        pytest.param("empty", 1, marks=defect(reason="ValueError goes through the driver")),
-        pytest.param("without the seats", 1, marks=defect(reason="KeyError goes through status and driver")),
+        pytest.param("empty", 1),
+        pytest.param("without the seats", 1),
         ("binary", 1),
         ("cut", 0),
     ],
@@ -473,10 +456,7 @@ def test_a_damaged_ledger_is_an_error_for_people_and_a_torn_one_goes_on(toy: Toy
     [
         b"",
         b"garbage{",
-        *(
-            pytest.param(each, marks=defect(reason="JSON, but not as expected"))
-            for each in (b"\xff\xfe", b"[1]", b"null")
-        ),
+        *(pytest.param(each) for each in (b"\xff\xfe", b"[1]", b"null")),
     ],
 )
 def test_status_and_a_second_driver_read_any_note_of_the_first(toy: Toy, note: bytes) -> None:
@@ -487,7 +467,6 @@ def test_status_and_a_second_driver_read_any_note_of_the_first(toy: Toy, note: b
             research(toy.folder).__enter__()
 
 
-@defect(reason="the stop file is read as UTF-8 before it is taken away")
 def test_a_stop_file_stops_the_run_whatever_is_in_it(toy: Toy) -> None:
     toy.program(workers=1, more="experiments: 200")
     with subprocess.Popen([*RUN, str(toy.folder / "program.md")], stderr=subprocess.PIPE, text=True) as driver:
@@ -500,7 +479,6 @@ def test_a_stop_file_stops_the_run_whatever_is_in_it(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("what", ["the run's folder", "the temporary folder"])
-@defect(reason="OSError goes through to the user")
 def test_a_folder_that_cannot_be_made_is_an_error_with_a_hint(toy: Toy, temporary: Path, what: str) -> None:
     toy.program(workers=1, more="experiments: 1")
     if what == "the run's folder":
@@ -524,7 +502,6 @@ def test_a_scratch_folder_that_belongs_to_somebody_else_is_refused(toy: Toy, tem
 # --- Interrupts ------------------------------------------------------------------------------------------------------
 
 
-@defect(reason="git is started in the driver's process group, which a terminal interrupts as a whole")
 def test_an_interrupt_at_the_terminal_does_not_reach_our_own_git() -> None:
     group = process.call([sys.executable, "-I", "-c", "import os; print(os.getpgrp())"], environ={})
     assert int(group.out) != os.getpgrp()
@@ -535,9 +512,7 @@ def test_an_interrupt_at_the_terminal_does_not_reach_our_own_git() -> None:
     [
         ("kill", 3),
         pytest.param("kill", 20, marks=pytest.mark.slow),
-        pytest.param(
-            "terminal", 20, marks=[pytest.mark.slow, defect(reason="git dies of it: what was measured is lost")]
-        ),
+        pytest.param("terminal", 20, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_ended_again_and_again_loses_nothing(toy: Toy, temporary: Path, how: str, rounds: int) -> None:

@@ -170,6 +170,20 @@ def test_a_machine_that_fails_while_measuring_again_does_not_score_the_idea() ->
     assert game.board.experiments[1].status is Status.KEEP
 
 
+def test_candidates_that_feign_a_sick_machine_cost_the_lane_one_look_at_the_base() -> None:
+    game = calibrated()
+    for _ in range(3):
+        game.turn("gpu0", failed(FailureKind.MACHINE))
+    assert isinstance(game.turn("gpu0", value(1.0)), Propose)
+
+
+def test_a_base_that_fails_later_on_is_not_measured_for_ever() -> None:
+    game = Game.of(1)
+    game.turn("gpu0", value(1.0))
+    given = [game.turn("gpu0", failed(FailureKind.CRASH)) for _ in range(3)]
+    assert isinstance(given[-1], Propose)
+
+
 def test_a_candidate_that_crashes_when_measured_again_is_a_crash() -> None:
     game = calibrated()
     game.turn("gpu0", value(0.9))
@@ -180,8 +194,9 @@ def test_a_candidate_that_crashes_when_measured_again_is_a_crash() -> None:
 def test_a_machine_that_fails_again_and_again_loses_its_seat_and_the_last_one_ends_the_run() -> None:
     game = calibrated()
     for lane in ("gpu0", "gpu1"):
-        orders = [game.turn(lane, failed(FailureKind.MACHINE)) for _ in range(3)]
-        assert isinstance(orders[-1], Stop)
+        given = [game.turn(lane, failed(FailureKind.MACHINE)) for _ in range(4)]
+        assert isinstance(given[-2], Remeasure) and given[-2].commit == "base"  # which is known to work
+        assert isinstance(given[-1], Stop)
     assert game.board.closed is not None and game.board.closed.failed
 
 

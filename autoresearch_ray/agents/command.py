@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoresearch_ray import process
+from autoresearch_ray import tree as trees
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal
@@ -55,8 +56,9 @@ class Command:
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         prompt, answer = folder / "prompt.md", folder / "answer.txt"
+        for each in (prompt, answer):  # an agent knows where they are, and may have put something else there
+            trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
-        answer.unlink(missing_ok=True)
         minutes = self.setup.options.agent_minutes
         ended = process.run(
             self.start(),

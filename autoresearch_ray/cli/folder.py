@@ -56,8 +56,8 @@ def find(tag: str | None = None, start: Path | None = None) -> Path:
 def driver(folder: Path) -> Driver:
     """Alive while it holds its lock: the kernel lets go of that even after a SIGKILL."""
     try:
-        note = json.loads((folder / "driver.json").read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):  # not begun, or just being written
+        note = dict(json.loads((folder / "driver.json").read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):  # not begun, just being written, or not ours
         note = {}
     return Driver(_locked(folder / "driver.lock"), note.get("pid"), note.get("host"))
 
