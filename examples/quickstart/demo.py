@@ -36,6 +36,8 @@ def main() -> int:
     git("init", "-q", "-b", "main")
     git("add", "-A")
     git("commit", "-q", "-m", "the quickstart")
+    os.environ["VIRTUAL_ENV"] = sys.prefix  # its evaluations run with this Python, whatever else is active
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     done = subprocess.run([*CLI, "run", "program.md", "--tag", TAG, *sys.argv[1:]], cwd=FOLDER, check=False)
     if done.returncode:
         return done.returncode
