@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import signal
 import socket
 import stat
 import subprocess
@@ -161,7 +162,7 @@ def _guarded(
     """
     ours, theirs = socket.socketpair()
     with ours:
-        with theirs, ExitStack() as files:
+        with theirs, ExitStack() as files, _deaf():
             source: Any = subprocess.DEVNULL
             if stdin:
                 source = files.enter_context(tempfile.TemporaryFile())
@@ -183,6 +184,20 @@ def _guarded(
             ours.close()
             first.kill()
             first.wait()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that a Ctrl-C at the terminal does not reach: it is for us, not for our git.
+
+    A session of their own is not enough: between the fork and the new session the signal still finds the child, and
+    ends it as soon as its mask is ours again. So in ours it is blocked.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -229,16 +244,17 @@ def call(
 ) -> Done:
     """Run a short command of our own and return what it said. Raises `OSError`, and of those `TimeoutError`."""
     try:
-        done = subprocess.run(
-            argv,
-            cwd=cwd,
-            env=environ,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout_seconds,
-            check=False,
-            start_new_session=True,  # a Ctrl-C at the terminal is for us, not for our git
-        )
+        with _deaf():
+            done = subprocess.run(
+                argv,
+                cwd=cwd,
+                env=environ,
+                input=stdin,
+                capture_output=True,
+                timeout=timeout_seconds,
+                check=False,
+                start_new_session=True,
+            )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{argv[0]} took more than {timeout_seconds:g} seconds: {' '.join(argv)}") from error
     return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))

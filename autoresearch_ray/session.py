@@ -6,13 +6,9 @@ file, and the branches it fetches into the user's repository.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,21 +16,20 @@ from contextlib import ExitStack
 from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO
 
 from autoresearch_ray import board as boards
 from autoresearch_ray import ledger, model, process, report, results
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
-from autoresearch_ray.model import Experiment, Judged, Opened, Options, Published, Resumed
+from autoresearch_ray.model import Experiment, Judged, Options, Published
 from autoresearch_ray.ports import Crew, named
 from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.run_folder import begin, locked, replayed, sign, take_up, unfinished
 from autoresearch_ray.worker import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
-_LOCK_SECONDS = 0.5
 _JOIN_SECONDS = 30.0  # nodes were seen to join 6 to 20 s after `ray up`
 
 
@@ -69,7 +64,7 @@ class Session:
             options = replace(options, address=self._environ.get("RAY_ADDRESS") or None)
         self.program = replace(program, options=options)
         runs = (Path(program.path).parent if program.path else Path.cwd()) / ".autoresearch"
-        self.tag = options.tag or _unfinished(runs, program) or time.strftime("%b%d").lower()
+        self.tag = options.tag or unfinished(runs, program) or time.strftime("%b%d").lower()
         self.folder = runs / self.tag
         self.resumed = False
         self.as_job: bool | None = None  # go on as a Ray job; None: where an ssh terminal would take the run with it
@@ -90,7 +85,7 @@ class Session:
         self._hand_over()
         with ExitStack() as held:
             start = self._crew_to_be(held)
-            held.enter_context(self._locked())
+            held.enter_context(locked(self.folder))
             self._open()
             self.board = boards.replay(self._tail.read())
             self._crew: Crew = start()
@@ -200,7 +195,7 @@ class Session:
                 "choose another --tag, or delete those branches",
             )
         if self.folder.exists():
-            self._locked().close()
+            locked(self.folder).close()
 
     def _secrets(self) -> dict[str, str]:
         options = self.program.options
@@ -251,80 +246,18 @@ class Session:
         values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
         return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)
 
-    # --- The folder of the run ---------------------------------------------------------------------------------------
-
-    def _locked(self) -> IO[str]:
-        """The driver's lock on the folder. Raises `SetupError` with the pid and host of the one who has it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "driver.lock").open("a")
-        except OSError as error:
-            raise SetupError(
-                f"cannot write {self.folder}: {error.strerror}", "the folder of program.md must be writable"
-            ) from error
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)  # `status` holds it for a moment, to see whether somebody else does
-                    continue
-            lock.close()
-            try:
-                who = dict(json.loads((self.folder / "driver.json").read_bytes()))
-            except (FileNotFoundError, ValueError, TypeError):  # it is just starting, or somebody wrote over it
-                who = {}
-            raise SetupError(
-                f"the tag {self.tag!r} is in use by process {who.get('pid', '?')} on {who.get('host', '?')}",
-                f"end it with `autoresearch-ray stop --tag {self.tag}`, or choose another --tag",
-            )
-
     def _open(self) -> None:
         """Open a new run, or take up the one that is there."""
-        path, now, version = self.folder / "ledger.jsonl", time.time(), metadata.version("autoresearch-ray")
+        path, version = self.folder / "ledger.jsonl", metadata.version("autoresearch-ray")
         if path.exists():
-            self._take_up(path, now, version)
+            opened = take_up(self.folder, self.program, time.time(), version)
+            self.resumed = True
+            if self._origin.head != opened.base:
+                self.warnings.append(f"the run goes on from {opened.base[:7]}, where it began; HEAD has moved since")
         else:
-            try:
-                self._begin(path, now, version)
-            except (AutoresearchError, OSError):
-                shutil.rmtree(self.folder, ignore_errors=True)
-                raise
-        (self.folder / "driver.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        if (self.folder / "stop").is_file():
-            (self.folder / "stop").unlink()
+            begin(self.folder, self.tag, self._origin, self.program, time.time(), version)
+        sign(self.folder)
         self._tail = ledger.Tail(path)
-
-    def _begin(self, path: Path, now: float, version: str) -> None:
-        """The hub first and the ledger last: a run that has a ledger has all the rest."""
-        (self.folder.parent / ".gitignore").write_text("*\n")
-        shutil.rmtree(self.folder / "hub.git", ignore_errors=True)
-        Hub.create(self.folder / "hub.git", self._origin, self._origin.head)
-        source = Path(self.program.path).read_text() if self.program.path else self.program.text
-        (self.folder / "program.md").write_text(source)
-        opened = Opened(now, self.tag, self._origin.head, self._origin.prefix, self.program, source, version)
-        ledger.Ledger.create(path, [opened])
-
-    def _take_up(self, path: Path, now: float, version: str) -> None:
-        """What was measured stays comparable only while Scope and Eval stay as they were."""
-        opened = _replayed(path).opened
-        frozen = opened.program
-        for part in ("scope", "eval"):
-            if getattr(frozen, part) != getattr(self.program, part):
-                raise SetupError(
-                    f"the {part} of the program is not what the run {self.tag!r} began with",
-                    f"put it back (see {self.folder / 'program.md'}), or start another run with --tag",
-                )
-        writer = ledger.Ledger(path, patience_seconds=20.0)
-        try:
-            writer.append([Resumed(now, self.program, version)])
-        finally:
-            writer.close()
-        self.resumed = True
-        if self._origin.head != opened.base:
-            self.warnings.append(f"the run goes on from {opened.base[:7]}, where it began; HEAD has moved since")
 
     # --- Following ---------------------------------------------------------------------------------------------------
 
@@ -376,7 +309,7 @@ class Session:
 
     def _look_again(self) -> None:
         """The board afresh from the ledger: an interrupt may have come between a line and its events."""
-        self.board = _replayed(self.folder / "ledger.jsonl")
+        self.board = replayed(self.folder / "ledger.jsonl")
 
     def _write_up(self) -> None:
         """The files that are derived from the ledger."""
@@ -386,31 +319,6 @@ class Session:
             self.report(self.folder / "report.md")
         except OSError as error:
             raise LedgerError(f"cannot write in {self.folder}: {error.strerror}", "make room on the disk") from error
-
-
-def _replayed(path: Path) -> boards.Board:
-    try:
-        return boards.replay(ledger.read(path))
-    except ValueError as error:
-        raise LedgerError(
-            f"{path}: {error}", "restore the file from a copy, or start another run with --tag"
-        ) from error
-
-
-def _unfinished(runs: Path, program: model.Program) -> str | None:
-    """The tag of the run that was written to last here, if it asks the same question and was not finished.
-
-    So the same command goes on after midnight, too, when the date would make another tag.
-    """
-    ledgers = sorted(runs.glob("*/ledger.jsonl"), key=lambda path: path.stat().st_mtime)
-    if not ledgers:
-        return None
-    try:
-        board = _replayed(ledgers[-1])
-    except LedgerError:
-        return None
-    same = (board.opened.program.scope, board.opened.program.eval) == (program.scope, program.eval)
-    return board.opened.tag if same and not (board.closed and board.closed.finished) else None
 
 
 def _single_box(environ: Mapping[str, str]) -> dict[str, str]:

@@ -40,7 +40,7 @@ FLOORS = {
     "words": "errors model",
     "thought": "ports noise board orders markdown sections program brief results report policies",
     "hands": "process guardian ledger bare tree store repo evaluator monitors agents",
-    "work": "researcher worker coordinator",
+    "work": "researcher worker coordinator run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
 }
