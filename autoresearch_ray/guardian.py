@@ -400,10 +400,8 @@ def say(control: int, value: Any) -> None:
 
 
 def main(control: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # one that came before we were out of the worker's session was not ours
     """Guard one command: take the order from the socket, say the pid that runs it, and at its end the report."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what came before we had a session of our own was for the worker
     if os.fork():
         os._exit(0)  # from here on the worker has no direct child that Ray could kill
     os.set_inheritable(control, False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -17,10 +16,6 @@ from autoresearch_ray import process
 from tests.test_process import PATH, Tree, carrying, wait_for
 
 ENVIRON = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything binds to 127.0.0.1
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_DASHBOARD_LOG_INFO": "1",
     "PYTHONPATH": str(Path(process.__file__).parents[1]),
 }
@@ -73,6 +68,8 @@ def worker_class() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRON.items():
             patch.setenv(name, value)
+        for name in ("RAY_worker_niceness", "RAY_worker_oom_score_adjustment"):
+            patch.delenv(name)
         patch.delenv("OMP_NUM_THREADS", raising=False)
         yield start_ray()
         import ray
