@@ -158,9 +158,7 @@ class Coordinator:
             for name, content in logs.items():
                 (folder / name).write_bytes(content)
         except OSError as error:
-            raise LedgerError(
-                f"cannot write {folder}: {error.strerror}", "make room, then run the same again"
-            ) from error
+            raise LedgerError(f"cannot write {folder}: {error.strerror}", _ROOM) from error
 
     def _reply(self, lane: str, order: Order) -> Reply:
         needed: tuple[str, ...] = ()
