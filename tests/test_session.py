@@ -196,6 +196,14 @@ def test_an_interrupt_finishes_what_is_measured_and_a_second_one_does_not(
     assert board_of(toy).closed is not None and processes_of(temporary) == []
 
 
+def test_run_in_json_prints_one_object_per_verdict(toy: Toy) -> None:
+    toy.program(more="experiments: 3")
+    done = subprocess.run([*RUN, str(toy.folder / "program.md"), "--json"], capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and sorted(row["n"] for row in rows) == [0, 1, 2, 3]
+    assert {row["status"] for row in rows} <= {"keep", "discard"}
+
+
 def test_stop_from_another_terminal(toy: Toy) -> None:
     toy.program(more="experiments: 500")
     with subprocess.Popen([*RUN, str(toy.folder / "program.md")], stderr=subprocess.DEVNULL) as driver:

@@ -11,7 +11,7 @@ import click
 
 from autoresearch_ray.cli import live
 from autoresearch_ray.cli.folder import driver, find
-from autoresearch_ray.cli.output import reading
+from autoresearch_ray.cli.output import print_json, reading
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.results import summary
 
@@ -56,7 +56,8 @@ def _options(function: Any) -> Any:
     help="On a cluster: run as a Ray job and follow its log; default: on an ssh terminal, which would end the run.",
 )
 @click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
-def run(program: Path, as_job: bool | None, **flags: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per verdict, and no summary.")
+def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None:
     """Run PROGRAM (default: program.md here). Running a tag again takes the run up where it ended.
 
     Ctrl-C once finishes what is being measured and stops; twice stops at once. Either way nothing that was measured is
@@ -67,7 +68,7 @@ def run(program: Path, as_job: bool | None, **flags: Any) -> None:
     given = {name: _number(value) for name, value in flags.items() if value is not None}
     session = research(program, **given)
     session.as_job = as_job
-    with session, live.view() as view:
+    with session, live.view(as_json=as_json) as view:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
         interrupts = _Interrupts()
@@ -80,11 +81,12 @@ def run(program: Path, as_job: bool | None, **flags: Any) -> None:
         finally:
             interrupts.let_go()
     board, folder = session.board, session.folder
-    click.echo(summary(board))
+    if not as_json:
+        click.echo(summary(board))
     if board.best and board.best.number:
         click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
     for branch in session.unpublished:
-        click.echo(f"{branch} is checked out somewhere and was left as it is", err=True)
+        click.echo(f"{branch} is checked out, or holds commits of yours: it was left as it is", err=True)
     for warning in session.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"report: {folder / 'report.md'}", err=True)
@@ -110,7 +112,8 @@ class _Interrupts:
     def let_go(self) -> None:
         """On the way out the session heeds them by itself."""
         for each, handler in self._before.items():
-            signal.signal(each, handler)
+            if handler is not None:  # None is a handler that was not installed by Python
+                signal.signal(each, handler)
 
     def _count(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
@@ -135,3 +138,5 @@ def stop(now: bool, tag: str | None, folder: Path | None, as_json: bool) -> None
         raise SetupError(f"the run {found.name!r} is not running", "`autoresearch-ray status` shows how it ended")
     (found / "stop").write_text("now\n" if now else "drain\n")
     click.echo(f"asked process {who.pid} on {who.host} to stop {found.name}", err=True)
+    if as_json:
+        print_json({"asked": found.name, "pid": who.pid, "host": who.host, "now": now})
