@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from autoresearch_ray import research
 from autoresearch_ray.board import replay
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import LedgerError
-from autoresearch_ray.ledger import read
+from autoresearch_ray.ledger import Ledger, read
 from autoresearch_ray.model import (
     Attempt,
     Failure,
@@ -18,6 +19,7 @@ from autoresearch_ray.model import (
     Measurement,
     Propose,
     Remeasure,
+    Resumed,
     Seat,
     Stop,
 )
@@ -83,40 +85,40 @@ def lane(desk: Coordinator, tmp_path: Path, name: str = "gpu7", worker: int = 7)
     return Lane(desk, tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}", name, worker)
 
 
-def reopened(run_folder: Path, toy: Toy) -> Coordinator:
-    """The run taken up again, by hand."""
-    from autoresearch_ray.ledger import Ledger
-    from autoresearch_ray.model import Resumed
-
-    writer = Ledger(run_folder / "ledger.jsonl")
-    program = replay(read(run_folder / "ledger.jsonl")).program
-    writer.append([Resumed(2e9, program, "0")])
-    writer.close()
-    return Coordinator(run_folder, clock=lambda: 2e9)
-
-
-def test_a_commit_is_in_the_hub_and_its_log_in_the_folder_before_the_ledger_names_them(
-    run_folder: Path, toy: Toy, tmp_path: Path
-) -> None:
-    desk = reopened(run_folder, toy)
+def calibrated(desk: Coordinator, tmp_path: Path) -> Lane:
+    """A lane that has measured the baseline and is to propose."""
     one = lane(desk, tmp_path)
     while isinstance(one.reply.order, Remeasure):
         one.hand_in(*one.attempt(1.0))
+    return one
+
+
+@pytest.fixture
+def desk(run_folder: Path) -> Iterator[Coordinator]:
+    """The run taken up again, by hand."""
+    writer = Ledger(run_folder / "ledger.jsonl")
+    writer.append([Resumed(2e9, replay(read(run_folder / "ledger.jsonl")).program, "0")])
+    writer.close()
+    desk = Coordinator(run_folder, clock=lambda: 2e9)
+    yield desk
+    desk.leave()
+
+
+def test_a_commit_is_in_the_hub_and_its_log_in_the_folder_before_the_ledger_names_them(
+    desk: Coordinator, run_folder: Path, toy: Toy, tmp_path: Path
+) -> None:
+    one = calibrated(desk, tmp_path)
     made = one.made("LR = 2\n")
     attempt, bundle = one.attempt(0.5, made)
     one.hand_in(attempt, bundle, b"the log")
     assert toy.git("--git-dir", str(run_folder / "hub.git"), "cat-file", "-t", made.commit) == "commit"
     assert (run_folder / "logs" / "gpu7" / f"{attempt.id.rpartition('-')[2]}.log").read_bytes() == b"the log"
-    desk.leave()
 
 
 def test_a_late_hand_in_of_an_earlier_sitting_changes_nothing_at_all(
-    run_folder: Path, toy: Toy, tmp_path: Path
+    desk: Coordinator, run_folder: Path, toy: Toy, tmp_path: Path
 ) -> None:
-    desk = reopened(run_folder, toy)
-    old = lane(desk, tmp_path)
-    while isinstance(old.reply.order, Remeasure):
-        old.hand_in(*old.attempt(1.0))
+    old = calibrated(desk, tmp_path)
     late, bundle = old.attempt(0.1, old.made("LR = 2\n"))
     new = lane(desk, tmp_path)
     accepted, _ = new.attempt(2.0, new.made("LR = 3\n"))
@@ -129,16 +131,12 @@ def test_a_late_hand_in_of_an_earlier_sitting_changes_nothing_at_all(
     ref = toy.git("--git-dir", str(run_folder / "hub.git"), "rev-parse", f"refs/attempts/gpu7/{number}")
     assert ref == accepted.commit
     new.made("LR = 4\n")  # and its next order comes with all that it needs
-    desk.leave()
 
 
 def test_after_a_fault_of_its_machine_a_lane_is_sent_everything_again(
-    run_folder: Path, toy: Toy, tmp_path: Path
+    desk: Coordinator, run_folder: Path, toy: Toy, tmp_path: Path
 ) -> None:
-    desk = reopened(run_folder, toy)
-    one = lane(desk, tmp_path)
-    while isinstance(one.reply.order, Remeasure):
-        one.hand_in(*one.attempt(1.0))
+    one = calibrated(desk, tmp_path)
     for _ in range(2):
         one.hand_in(*one.attempt(0.5, one.made("LR = 2\n") if isinstance(one.reply.order, Propose) else None))
     order = one.reply.order
@@ -147,20 +145,15 @@ def test_after_a_fault_of_its_machine_a_lane_is_sent_everything_again(
     broken = Measurement(None, Failure(FailureKind.MACHINE, "the disk is full"))
     fault = Attempt(attempt.id, one.name, one.sitting, "propose", order.parent, None, broken)
     assert one.hand_in(fault, b"").bundles
-    desk.leave()
 
 
 def test_what_cannot_be_stored_is_an_error_for_all_and_nothing_is_counted(
-    run_folder: Path, toy: Toy, tmp_path: Path
+    desk: Coordinator, run_folder: Path, toy: Toy, tmp_path: Path
 ) -> None:
-    desk = reopened(run_folder, toy)
-    one = lane(desk, tmp_path)
-    while isinstance(one.reply.order, Remeasure):
-        one.hand_in(*one.attempt(1.0))
+    one = calibrated(desk, tmp_path)
     attempt, bundle = one.attempt(0.5, one.made("LR = 2\n"))
     before = (run_folder / "ledger.jsonl").read_bytes()
     with pytest.raises(LedgerError, match="hub"):
         one.hand_in(attempt, bundle[:-30])
     assert (run_folder / "ledger.jsonl").read_bytes() == before
     assert not isinstance(one.hand_in(attempt, bundle).order, Stop)
-    desk.leave()
