@@ -215,7 +215,10 @@ class RayCrew:
         died = f"worker {index} died {self._restarts[index]} times and was given up: {error}"
         self._warnings.append(died)
         if self._runs:
-            ray.get(self._coordinator.vacate.remote(index, died))
+            try:
+                ray.get(self._coordinator.vacate.remote(index, died))
+            except RayError as gone:
+                self._failures.append(_cause(gone))
         else:
             self._failures.append(ClusterError(died, _LOOK))
 

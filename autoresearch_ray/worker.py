@@ -20,10 +20,10 @@ from pathlib import Path
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
-from autoresearch_ray.errors import GpuError, SetupError
+from autoresearch_ray.errors import AgentError, GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
+from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
 from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.store import Store
 
@@ -120,7 +120,8 @@ class Worker:
         while not all(each.done() for each in self._lanes):
             done, _ = wait(list(self._lanes), timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
             if any(each.exception() for each in done):
-                self.signals.drain.set()
+                self.signals.drain.set()  # no lane is added any more
+                wait(self._lanes)
         for each in self._lanes:
             each.result()
 
@@ -153,11 +154,23 @@ class Worker:
             welcome=self._welcome,
             submit=self._submit,
             store=self._store,
-            agent=named("agents", options.agent)(setup),
+            agent=_agent(setup),
             evaluator=self._evaluator,
             folder=folder,
             signals=self.signals,
         ).run(reply)
+
+
+def _agent(setup: AgentSetup) -> Agent:
+    """Raises `AgentError` whatever the agent's own class raises: it may be anybody's."""
+    try:
+        agent: Agent = named("agents", setup.options.agent)(setup)
+    except Exception as error:
+        raise AgentError(
+            f"the agent {setup.options.agent} cannot be made for {setup.lane}: {type(error).__name__}: {error}",
+            "mend the class, or choose another --agent",
+        ) from error
+    return agent
 
 
 def _private(folder: Path) -> None:

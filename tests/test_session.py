@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from autoresearch_ray import ledger, research
+from autoresearch_ray.agents.knobs import Knobs
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, ProgramError, RepoError, SetupError
 from autoresearch_ray.model import Measured, Status
+from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.session import Session
 from tests.conftest import Toy, processes_of
@@ -415,6 +417,24 @@ def test_an_agent_that_raises_is_an_agent_that_fails(toy: Toy, monkeypatch: pyte
     with pytest.raises(SetupError, match="no such idea"), research(toy.folder, agent=f"{__name__}:Raising") as session:
         list(session)
     assert session.board.counts[Status.LOST] > 0 and (toy.run_folder() / "report.md").exists()
+
+
+def test_a_lane_that_ends_in_an_error_lets_the_other_finish_and_does_not_burn_a_core_meanwhile(toy: Toy) -> None:
+    toy.program(workers=1, lanes=2, more="experiments: 9", command="python train.py; sleep 2")
+    used = time.process_time()
+    with pytest.raises(AgentError, match="cpu0b"), research(toy.folder, agent=f"{__name__}:Unmade") as session:
+        list(session)
+    assert measured(toy) == 1 and (toy.run_folder() / "report.md").exists()
+    assert time.process_time() - used < 1.5  # a loop that spins takes the two seconds of the evaluation, and more
+
+
+class Unmade(Knobs):
+    """An agent of the user's own that cannot be made for a second lane."""
+
+    def __init__(self, setup: AgentSetup) -> None:
+        if setup.lane.endswith("b"):
+            raise KeyError("no second one")
+        super().__init__(setup)
 
 
 class Raising:
