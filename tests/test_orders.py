@@ -234,6 +234,31 @@ def test_a_replay_that_does_not_pay_stands_on_the_best(outcome: Measurement) -> 
     assert best is not None and (lane.head, lane.own) == (best.commit, ())
 
 
+def test_a_replay_that_the_machine_lost_leaves_the_lane_where_it_stood() -> None:
+    game = calibrated(every=2)
+    game.turn("gpu0", value(0.8))
+    game.turn("gpu0", value(0.8))
+    game.turn("gpu1", value(0.95))
+    before = game.board.lanes["gpu1"].head, game.board.lanes["gpu1"].own
+    assert isinstance(game.turn("gpu1", value(2.0)), Replay)
+    game.turn("gpu1", failed(FailureKind.MACHINE))
+    assert (game.board.lanes["gpu1"].head, game.board.lanes["gpu1"].own) == before
+
+
+def test_a_head_that_leads_because_the_best_was_luck_is_confirmed_before_it_is_published() -> None:
+    game = calibrated(every=50)
+    game.turn("gpu0", value(0.8))
+    game.turn("gpu0", value(0.8))
+    game.turn("gpu1", value(0.95))
+    head = game.board.lanes["gpu1"].head
+    for _ in range(2):
+        order = game.turn("gpu0", failed(FailureKind.AGENT))
+    assert isinstance(order, Remeasure) and order.commit != head
+    game.turn("gpu0", value(1.6))  # the best was luck: its mean is worse than what gpu1 stands on
+    order = game.turn("gpu1", value(3.0))
+    assert isinstance(order, Remeasure) and order.commit == head
+
+
 def test_a_loser_with_nothing_of_its_own_just_stands_on_the_best() -> None:
     game = calibrated(every=1)
     game.turn("gpu0", value(0.8))
