@@ -1,0 +1,392 @@
+"""Measures train.py: the clock, the data, the seed and the number. Frozen; run as `python harness.py`.
+
+Two processes. This one hands out the batches, counts the time, asks the model for logits and turns them into bits per
+byte, in numpy. It starts the trainer (trainer.py), the only one to import train.py. Tokens and logits are all that
+passes between them, so nothing that train.py replaces, prints or returns is a measurement.
+
+Environment: AUTORESEARCH_SEED (default 0); AUTORESEARCH_BUDGET_SECONDS (default 300, on a CPU 20); AUTORESEARCH_DATA;
+AUTORESEARCH_STEPS, a number of batches in the place of the clock, so that a CPU run repeats to the last digit. The
+budget holds all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import secrets
+import shlex
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prepare
+from wire import BUFFER_BYTES, HERE, FailedError, Trainer
+
+STARTED = time.perf_counter()
+
+BUDGET_SECONDS = {"cuda": 300.0, "mps": 300.0, "cpu": 20.0}
+# By the clock that counts the budget. Setting up: import, build, compile, warm-up. Grace: the last step and the return.
+SETUP_SECONDS = {"wall": 300.0, "cpu": 60.0}
+GRACE_SECONDS = {"wall": 3.0, "cpu": 0.5}
+# All requests for logits may take so many times what they took before the training, and the grace. A model that goes on
+# learning when it is asked would need more.
+SCORING_FACTOR = 2.0
+
+VALIDATION_TOKENS = 1 << 20  # at most: stdlib has fewer, and is read once
+LARGEST_REQUEST = 32  # rows
+TIMED_REQUESTS = 4  # before the training, to know how long one takes
+SAMPLED_REQUESTS = 2  # are asked again for state and causality, drawn anew in each run
+SOURCE_BYTES = 200_000  # of train.py: a larger file carries weights, not code
+
+# An untrained model guesses: log(vocabulary) nats per token. One that has seen the data for 20 s is at 0.6 of that.
+UNTRAINED = 0.75
+EXPLODED = 3.0  # times log(vocabulary)
+# Of the largest logit. The same row in the same place of the same batch gives the same bits on CPU and CUDA; a change
+# of this size is worth less than 0.001 bits per byte.
+TOLERANCE = 1e-4
+# A row at another place in the batch: products of another shape round otherwise, in bfloat16 by up to 2**-8.
+TOLERANCE_MOVED = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
+
+# Dense bfloat16 FLOP/s, from the data sheets; the first name found in the device's name counts.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+}
+
+
+@dataclass
+class Measurement:
+    """One run of train.py, from its import to its score."""
+
+    trainer: Trainer
+    corpus: prepare.Corpus
+    seed: int
+    clock: str  # "wall" or "cpu"
+    budget_seconds: float
+    max_steps: int | None
+
+    steps: int = 0
+    tokens: int = 0
+    training_seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)  # what the trainer says of its model: for the summary alone
+    _request_rows: int = 0
+    _request_seconds: float = 0.0
+    _limit: tuple[float, str] = (0.0, "")  # for a request for logits
+    _dtype: str = ""
+
+    def run(self) -> float:
+        """Build, train, score: bits per byte. Raises `FailedError`."""
+        trainer, corpus = self.trainer, self.corpus
+        setup = SETUP_SECONDS[self.clock]
+        trainer.restart_clock(self.clock)
+        trainer.send(do="build", seed=self.seed, vocabulary=corpus.vocabulary, bos=corpus.bos, context=corpus.context)
+        self.facts = trainer.receive(setup, f"building the model took more than {setup:g} s")
+        self._limit = setup, f"building the model and a first answer took more than {setup:g} s"
+        self._rehearse()
+        self._train()
+        return self._score()
+
+    def _rehearse(self) -> None:
+        """Ask for logits of random tokens, so that a wrong shape is known now, not after the budget.
+
+        How long an answer takes is known too, and what is compiled for it is compiled.
+        """
+        row_bytes = 4 * self.corpus.context * self.corpus.vocabulary
+        self._request_rows = max(1, min(LARGEST_REQUEST, BUFFER_BYTES // row_bytes))
+        shape = self._request_rows, self.corpus.context
+        noise = np.random.default_rng(self.seed).integers(self.corpus.vocabulary, size=shape, dtype=np.uint16)
+        self._logits(noise)
+        before = self.trainer.clock.seconds
+        for _ in range(TIMED_REQUESTS):
+            self._logits(noise)
+        self._request_seconds = (self.trainer.clock.seconds - before) / TIMED_REQUESTS
+
+    # --- Training ----------------------------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        """Hand out batches until the budget is spent. It starts with the first one."""
+        trainer = self.trainer
+        setup, grace = SETUP_SECONDS[self.clock], GRACE_SECONDS[self.clock]
+        limit = setup, f"setting up took more than {setup:g} s"
+        batches: dict[tuple[int, int], Batches] = {}
+        started = ended = False
+        helped = 0.0
+        trainer.send(do="train")
+        while True:
+            message = trainer.receive(*limit)
+            if "loss" in message:
+                self._curve(message["loss"])
+            elif "trained" in message:
+                break
+            elif ended:
+                raise FailedError("train.py asked for a batch after the last one")
+            else:
+                rows, context = self._asked(message)
+                if not started:
+                    started = True
+                    helped = trainer.helpers_cpu_seconds()
+                    trainer.restart_clock(self.clock)
+                    late = f"training went on for more than {grace:g} s after its budget of {self.budget_seconds:g} s"
+                    limit = self.budget_seconds + grace, f"{late} ({self.clock})"
+                    self._check_untrained()
+                if (progress := self._progress()) < 1:
+                    if (rows, context) not in batches:
+                        batches[rows, context] = Batches(self.corpus, rows, context, self.seed)
+                    trainer.send(batches[rows, context].take(), progress=progress)
+                    self.steps += 1
+                    self.tokens += rows * context
+                    batches[rows, context].pack()  # while the trainer works
+                else:
+                    trainer.send(end=True)
+                    ended = True
+        if not started:
+            raise FailedError("train.py asked for no batch")
+        self.training_seconds = trainer.clock.seconds
+        self.facts |= message
+        helped = trainer.helpers_cpu_seconds() - helped
+        if self.clock == "cpu" and helped > grace:
+            raise FailedError(f"processes that train.py started used {helped:.1f} CPU seconds beside its budget")
+
+    def _asked(self, message: dict[str, Any]) -> tuple[int, int]:
+        rows, context = message.get("rows"), message.get("context")
+        if not (
+            isinstance(rows, int) and isinstance(context, int) and rows >= 1 and 1 <= context <= self.corpus.context
+        ):
+            most = self.corpus.context
+            raise FailedError(f"a batch has 1 row or more of 1 to {most} tokens, not {rows} of {context}")
+        return rows, context
+
+    def _progress(self) -> float:
+        """The spent part of the budget."""
+        spent = self.trainer.clock.seconds / self.budget_seconds
+        if self.max_steps is None or spent >= 1:
+            return spent
+        return self.steps / self.max_steps
+
+    def _curve(self, loss: Any) -> None:
+        """Print a point of the learning curve. Raises `FailedError` if there is no use in going on."""
+        worst = EXPLODED * math.log(self.corpus.vocabulary)
+        if not isinstance(loss, int | float) or not loss <= worst:
+            raise FailedError(f"the loss is {loss} at step {self.steps}: the training has diverged")
+        seconds, millions = self.trainer.clock.seconds, self.tokens / 1e6
+        self.trainer.relay.say(f"  step {self.steps}  seconds {seconds:.1f}  tokens_M {millions:.2f}  loss {loss:.4f}")
+
+    # --- Scoring -----------------------------------------------------------------------------------------------------
+
+    def _logits(self, tokens: np.ndarray) -> np.ndarray:
+        """Logits, float32 [rows, context, vocabulary], finite, for tokens [rows, context]. They hold until the next."""
+        logits, self._dtype = self.trainer.logits(tokens, *self._limit)
+        expected = (*tokens.shape, self.corpus.vocabulary)
+        if logits.shape != expected:
+            raise FailedError(f"logits have shape {list(logits.shape)}, expected {list(expected)}")
+        if self._dtype not in TOLERANCE_MOVED:
+            raise FailedError(f"logits are {self._dtype}, expected {' or '.join(TOLERANCE_MOVED)}")
+        if not np.isfinite(logits).all():
+            raise FailedError("logits are not finite" + (": the training has diverged" if self.steps else ""))
+        return logits
+
+    def _check_untrained(self) -> None:
+        """The model that asks for its first batch must not know the language yet. The clock is running."""
+        rows = packed(self.corpus, self.corpus.train, self._request_rows, self.seed)
+        nats = float(losses(self._logits(rows[:, :-1]), rows[:, 1:]).mean())
+        guess = math.log(self.corpus.vocabulary)
+        if nats < UNTRAINED * guess:
+            raise FailedError(
+                f"before its first batch the model needs {nats:.2f} nats per token, where a guess needs {guess:.2f}: "
+                "it was trained elsewhere"
+            )
+
+    def _score(self) -> float:
+        """Bits per byte over the pinned validation rows, after the checks that make it mean something."""
+        corpus, size = self.corpus, self._request_rows
+        count = min(VALIDATION_TOKENS, len(corpus.validation.tokens)) // (corpus.context + 1)
+        rows = packed(corpus, corpus.validation, count, None)
+        requests = [rows[start : start + size] for start in range(0, count - size + 1, size)]
+        usual = self._request_seconds * (len(requests) + 2 * SAMPLED_REQUESTS + 1)
+        limit = SCORING_FACTOR * usual + GRACE_SECONDS[self.clock]
+        self._limit = (
+            limit,
+            f"scoring took more than {limit:.1f} s; before the training it would have taken {usual:.1f} s",
+        )
+        # Unforeseeable, so that no model can behave for the sample alone.
+        chance = np.random.default_rng(secrets.randbits(64))
+        sampled = chance.choice(len(requests), size=SAMPLED_REQUESTS, replace=False)
+        kept: dict[int, np.ndarray] = {}
+        nats, size_bytes = 0.0, 0
+        self.trainer.restart_clock(self.clock)
+        for number, request in enumerate(requests):
+            logits = self._logits(request[:, :-1])
+            if number in sampled:
+                kept[number] = logits.copy()
+            token_bytes = corpus.token_bytes[request[:, 1:]]
+            nats += float(losses(logits, request[:, 1:])[token_bytes > 0].sum(dtype=np.float64))
+            size_bytes += int(token_bytes.sum())
+        first, second = ((requests[number][:, :-1], kept[number]) for number in sampled)
+        self._check_answers(first, second, chance)
+        return nats / math.log(2) / size_bytes
+
+    def _check_answers(
+        self,
+        first: tuple[np.ndarray, np.ndarray],
+        second: tuple[np.ndarray, np.ndarray],
+        chance: np.random.Generator,
+    ) -> None:
+        """Logits follow from the tokens up to theirs in the same row, and from nothing else.
+
+        `first` and `second` are requests, tokens [rows, context], with the logits that they were answered with.
+        """
+        for tokens, answer in (second, first):
+            why = "the same rows gave other logits the second time: the model keeps state"
+            same(self._logits(tokens), answer, TOLERANCE, why)
+        for (tokens, answer), (others, _) in ((first, second), (second, first)):
+            # After a cut of its own, each row goes on as a row of the other request does: text, as everywhere.
+            cuts = chance.integers(1, self.corpus.context, size=len(tokens))
+            kept = np.arange(self.corpus.context) < cuts[:, None]
+            why = "logits change with the tokens that come later: the model is not causal"
+            same(self._logits(np.where(kept, tokens, others))[kept], answer[kept], TOLERANCE, why)
+        tokens, answer = first
+        order = chance.permutation(len(tokens))
+        why = "logits of a row change with its place among the others"
+        same(self._logits(tokens[order]), answer[order], TOLERANCE_MOVED[self._dtype], why)
+
+    # --- Summary -----------------------------------------------------------------------------------------------------
+
+    def summary(self, val_bpb: float, device: str, processes: int) -> dict[str, str]:
+        flops = self.facts.get("flops_per_token")
+        peak = next((value for name, value in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device)), None)
+        mfu = "n/a"
+        if peak and isinstance(flops, int | float):
+            mfu = f"{100 * flops * self.tokens / self.training_seconds / peak / processes:.2f}"
+        return {
+            "val_bpb": f"{val_bpb:.6f}",
+            "training_seconds": f"{self.training_seconds:.1f}",
+            "total_seconds": f"{time.perf_counter() - STARTED:.1f}",
+            "peak_vram_mb": f"{self.facts['peak_vram_mb']:.1f}",
+            "mfu_percent": mfu,
+            "total_tokens_M": f"{self.tokens / 1e6:.3f}",
+            "num_steps": str(self.steps),
+            "num_params_M": f"{self.facts['num_params'] / 1e6:.3f}",
+            "depth": str(self.facts["depth"]),
+            "device": device,
+            "clock": self.clock if self.max_steps is None else "steps",
+            "seed": str(self.seed),
+        }
+
+
+class Batches:
+    """Training batches of one shape, uint16 [rows, context + 1], packed one ahead."""
+
+    def __init__(self, corpus: prepare.Corpus, rows: int, context: int, seed: int) -> None:
+        self._packer = prepare.Packer(corpus.train, corpus.bos, context, seed)
+        self._next = np.empty((rows, context + 1), np.uint16)
+        self._packed = False
+
+    def pack(self) -> None:
+        self._packer.fill(self._next)
+        self._packed = True
+
+    def take(self) -> np.ndarray:
+        if not self._packed:
+            self.pack()
+        self._packed = False
+        return self._next
+
+
+def packed(corpus: prepare.Corpus, split: prepare.Split, rows: int, seed: int | None) -> np.ndarray:
+    """The first rows of a split, uint16 [rows, context + 1], in the order of `seed`; None: as they lie."""
+    out = np.empty((rows, corpus.context + 1), np.uint16)
+    prepare.Packer(split, corpus.bos, corpus.context, seed).fill(out)
+    return out
+
+
+def same(found: np.ndarray, expected: np.ndarray, tolerance: float, why: str) -> None:
+    """Raise `FailedError` if two sets of logits differ by more than `tolerance` times the largest."""
+    difference = float(np.abs(found - expected).max())
+    if difference > tolerance * (1.0 + float(np.abs(expected).max())):
+        raise FailedError(f"{why} (by up to {difference:.2g})")
+
+
+_threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """-log softmax(logits)[target] in nats, float32: logits [rows, context, vocabulary], targets [rows, context]."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    wanted = targets.reshape(-1).astype(np.int64)
+    nats = np.empty(len(flat), np.float32)
+
+    def part(start: int) -> None:  # a few MB at a time: they stay in the cache, and numpy lets the other threads run
+        rows = slice(start, start + 256)
+        shifted = flat[rows] - flat[rows].max(axis=1, keepdims=True)
+        picked = shifted[np.arange(len(shifted)), wanted[rows]]
+        np.exp(shifted, out=shifted)
+        nats[rows] = np.log(shifted.sum(axis=1)) - picked
+
+    list(_threads.map(part, range(0, len(flat), 256)))
+    return nats.reshape(targets.shape)
+
+
+def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """The summary of one run. Raises `FailedError`, and what `Corpus.open` raises."""
+    if (size := (HERE / "train.py").stat().st_size) > SOURCE_BYTES:
+        raise FailedError(f"train.py has {size:,} bytes, more than {SOURCE_BYTES:,}: code has less, weights have more")
+    corpus = prepare.Corpus.open(options.corpus)
+    trainer = Trainer(shlex.split(options.launch), options.readable, folder)
+    try:
+        device = trainer.connect()
+        single_cpu = device["type"] == "cpu" and device["world"] == 1
+        clock = options.clock or ("cpu" if single_cpu else "wall")
+        if clock == "cpu" and not single_cpu:
+            raise FailedError("CPU seconds are a clock for one process on a CPU")
+        max_steps = os.environ.get("AUTORESEARCH_STEPS")
+        measurement = Measurement(
+            trainer,
+            corpus,
+            seed=int(os.environ.get("AUTORESEARCH_SEED", "0")),
+            clock=clock,
+            budget_seconds=float(os.environ.get("AUTORESEARCH_BUDGET_SECONDS", BUDGET_SECONDS[device["type"]])),
+            max_steps=int(max_steps) if max_steps else None,
+        )
+        return measurement.summary(measurement.run(), device["name"], device["world"])
+    finally:
+        trainer.end()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure train.py: train it for its budget, print val_bpb.")
+    parser.add_argument("--corpus", default="stdlib", help="what prepare.py has made (default: stdlib)")
+    parser.add_argument("--clock", choices=["wall", "cpu"], help="what the budget counts (default: cpu on a CPU)")
+    parser.add_argument("--launch", default="", help="a launcher of the trainer: 'torchrun --nproc_per_node=2'")
+    parser.add_argument("--readable", action="append", default=[], help="a folder that train.py may read")
+    options = parser.parse_args()
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # a socket's path: 104 bytes at most
+    with tempfile.TemporaryDirectory(prefix="nanochat-", dir=short) as folder:
+        try:
+            summary = measured(options, Path(folder))
+        except (FailedError, FileNotFoundError, ValueError) as error:
+            print(f"\nFAIL: {error}", flush=True)
+            return 1
+    print("\n---")
+    for key, value in summary.items():
+        print(f"{key}: {value}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
