@@ -1,6 +1,7 @@
 """The data, made once: a corpus, its tokenizer, and the loader that packs it into rows. Frozen.
 
     python prepare.py                           the standard library's own sources; no internet needed
+    python prepare.py packages                  the sources of all installed packages: for a GPU without internet
     python prepare.py climbmix --shards 10      shards of karpathy/climbmix-400b-shuffle, from the Hugging Face hub
 
 Everything lies in one folder: AUTORESEARCH_DATA or ~/.cache/autoresearch. A corpus is a folder of token ids that are
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1  # of the folder; another number is made again
-SIZES = {"stdlib": (1_024, 128), "climbmix": (8_192, 2_048)}  # entries of the vocabulary, tokens of context
+# Entries of the vocabulary, tokens of context.
+SIZES = {"stdlib": (1_024, 128), "packages": (8_192, 2_048), "climbmix": (8_192, 2_048)}
 
 # GPT-4's pattern, but with numbers cut into 2 digits and not 3: a small vocabulary has better uses for its entries.
 WORDS = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -88,7 +90,7 @@ class Corpus:
 
     @classmethod
     def open(cls, name: str) -> Corpus:
-        """Open `stdlib`, `climbmix` (the one with the most shards) or, say, `climbmix-10`; reads only its ends.
+        """Open `stdlib`, `packages`, `climbmix` (the one with the most shards) or, say, `climbmix-10`.
 
         Raises FileNotFoundError when it has not been made, ValueError when what is there cannot be used.
         """
@@ -124,16 +126,14 @@ class Corpus:
 
 def folder_of(name: str) -> Path:
     kind, _, size = name.partition("-")
-    if name == "stdlib":
-        return data_folder() / f"stdlib-{platform.python_version()}"
+    if name in ("stdlib", "packages"):
+        return data_folder() / f"{name}-{platform.python_version()}"
     if name == "climbmix":
-        made = (
-            int(folder.name.partition("-")[2]) for folder in data_folder().glob("climbmix-*") if folder.suffix == ""
-        )
-        return data_folder() / f"climbmix-{max(made, default=10)}"
-    if kind == "stdlib" or (kind == "climbmix" and size.isdecimal()):
+        sizes = (folder.name.partition("-")[2] for folder in data_folder().glob("climbmix-*"))
+        return data_folder() / f"climbmix-{max((int(size) for size in sizes if size.isdecimal()), default=10)}"
+    if kind in ("stdlib", "packages") or (kind == "climbmix" and size.isdecimal()):
         return data_folder() / name
-    raise ValueError(f"no corpus is called {name!r}: there are stdlib, climbmix, and climbmix-N with N shards")
+    raise ValueError(f"no corpus is called {name!r}: there are {', '.join(SIZES)}, and climbmix-N with N shards")
 
 
 def command_for(name: str) -> str:
@@ -239,26 +239,39 @@ class Source:
 
 
 def stdlib_source() -> Source:
-    """This Python's standard library: its pure sources, whole, each one document. One file in 16 is for validation."""
+    """This Python's standard library: its pure sources, the same for everybody who has this version."""
     folder = Path(sysconfig.get_path("stdlib"))
     skipped = set(SKIPPED_FOLDERS.split())
+
+    def belongs(path: Path) -> bool:
+        *folders, name = path.relative_to(folder).parts
+        foreign = skipped.intersection(folders) or (folders and folders[0].startswith("config-"))
+        return not foreign and not name.startswith(SKIPPED_FILES)
+
+    return python_source(folder, belongs)
+
+
+def packages_source() -> Source:
+    """The sources of all packages of this environment: more text, but another one on every machine."""
+    return python_source(Path(sysconfig.get_path("purelib")), lambda path: True)
+
+
+def python_source(folder: Path, belongs: Callable[[Path], bool]) -> Source:
+    """Python files below `folder`, each one document. One file in 16 is for validation, by the hash of its path."""
     train, validation = [], []
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder)
-        if skipped.intersection(relative.parts[:-1]) or relative.parts[0].startswith("config-"):
-            continue
-        if relative.name.startswith(SKIPPED_FILES):
+        if not belongs(path):
             continue
         try:
             text = path.read_bytes().decode().replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError:
             continue
-        name = relative.as_posix().encode()
+        name = path.relative_to(folder).as_posix().encode()
         digest.update(name + b"\0" + text.encode() + b"\0")
         (train if int(hashlib.sha256(name).hexdigest(), 16) % 16 else validation).append(text)
     if sum(map(len, train)) < 1_000_000:
-        raise PrepareError(f"{folder} has no sources to speak of: use a Python that brings its standard library as .py")
+        raise PrepareError(f"{folder} has no sources to speak of: use a Python that brings its libraries as .py")
     return Source(lambda: train, lambda: validation, digest.hexdigest())
 
 
@@ -491,12 +504,16 @@ def prepare(kind: str, shards: int = 10, workers: int = 8) -> Corpus:
             pass
         except ValueError as error:
             print(f"{error}\nmaking it again", flush=True)
-        source = climbmix_source(shards, workers) if kind == "climbmix" else stdlib_source()
-        build(folder_of(name), source, *SIZES[kind])
+        sources = {
+            "stdlib": stdlib_source,
+            "packages": packages_source,
+            "climbmix": lambda: climbmix_source(shards, workers),
+        }
+        build(folder_of(name), sources[kind](), *SIZES[kind])
         return Corpus.open(name)
 
 
-def loader_tokens_per_second(corpus: Corpus, rows: int, seconds: float = 0.3) -> float:
+def loader_tokens_per_second(corpus: Corpus, rows: int, seconds: float = 0.1) -> float:
     """Tokens per second of the packer alone, in batches of `rows` rows, on one core."""
     batch = np.empty((rows, corpus.context + 1), np.uint16)
     packer = Packer(corpus.train, corpus.bos, corpus.context, seed=0)
