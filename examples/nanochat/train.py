@@ -1,15 +1,14 @@
 """A small GPT and how it is trained, on torch alone: this file is the agent's to change.
 
-The harness calls `build`, then `train`; it owns the data, the clock and the metric. The model is strictly causal and
-keeps nothing between calls. Sizes follow from one dial for each kind of device: DEPTH, DEPTH_MPS or DEPTH_CPU.
-
-Each constant has a line of its own above it: git merges edits of two lanes only where a line between them stayed.
+The harness calls `build`, then `train`; it owns the data, the clock and the metric. Each constant has a line of its
+own above it: git merges edits of two lanes only where a line between them stayed.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,55 +21,41 @@ try:
 except ImportError:
     flash_attn_func = None
 
-# --- Sizes on CUDA ---
-# Layers: the dial that the other sizes follow.
+# --- Sizes, for each kind of device: DEPTH is the dial, the others suit any depth near it ---
+# Layers.
 DEPTH = 8  # fixed: CUDA
 # Width of the model for each layer; the width is rounded up to whole heads.
-ASPECT = 64  # fixed: CUDA
+ASPECT = 64  # fixed: CUDA and MPS
 # Width of one attention head.
-HEAD = 128  # fixed: CUDA
+HEAD = 128  # fixed: CUDA and MPS
 # Rows of one step: 2**18 tokens.
 ROWS = 128  # fixed: CUDA
 # Rows that go through the model at once; the gradients of a step are summed over them.
 MICRO_ROWS = 64  # fixed: CUDA
 # Tokens of a row in training.
 CONTEXT = 2048  # fixed: CUDA
-
-# --- Sizes on Apple's MPS ---
-# Layers.
+# Layers on Apple's MPS.
 DEPTH_MPS = 4  # fixed: MPS
-# Width for each layer.
-ASPECT_MPS = 64  # fixed: MPS
-# Width of one attention head.
-HEAD_MPS = 64  # fixed: MPS
-# Rows of one step.
-ROWS_MPS = 32  # fixed: MPS
-# Rows that go through the model at once.
-MICRO_ROWS_MPS = 16  # fixed: MPS
-# Tokens of a row in training.
+# Rows of one step there.
+ROWS_MPS = 16  # fixed: MPS
+# Tokens of a row there.
 CONTEXT_MPS = 512  # fixed: MPS
-
-# --- Sizes on CPU ---
-# Layers.
+# Layers on a CPU.
 DEPTH_CPU = 2  # 1..4
-# Width for each layer.
+# Width for each layer there.
 ASPECT_CPU = 32  # 16 | 24 | 32 | 48 | 64
-# Width of one attention head.
+# Width of one attention head there.
 HEAD_CPU = 32  # 16 | 32 | 64
-# Rows of one step.
-ROWS_CPU = 8  # 2..32 log
-# Rows that go through the model at once.
-MICRO_ROWS_CPU = 32  # fixed: one core gains nothing from fewer
-# Tokens of a row in training.
+# Rows of one step there.
+ROWS_CPU = 16  # 4..64 log
+# Tokens of a row there.
 CONTEXT_CPU = 128  # 32 | 64 | 96 | 128
 
 # --- Model ---
 # Query heads that share one head of keys and values (grouped-query attention).
-GROUP = 1  # 1 | 2
-# The windows of the layers, repeated: S sees CONTEXT // SHORT tokens back, L all. The last layer is always L.
+GROUP = 1  # fixed: it saves memory, of which a small model needs little
+# The windows of the layers, repeated: S sees half the context, L all. The last layer is always L.
 WINDOWS = "SSSL"  # L | SL | SSSL
-# What part of the context a short window is.
-SHORT = 2  # 2 | 4 | 8
 # The MLP's non-linearity.
 ACTIVATION = "relu2"  # relu2 | gelu | swiglu
 # Width of the MLP, as a multiple of the model's.
@@ -81,8 +66,6 @@ VALUE_EMBEDDINGS = True
 TIED = False
 # Logits are kept within plus and minus this; 0 leaves them free.
 SOFT_CAP = 15.0  # 0 | 15 | 30
-# Wave length of the slowest rotary pair, in tokens over 2 pi.
-ROTARY_BASE = 10_000  # fixed
 
 # --- Optimiser ---
 # Learning rate of Muon, for the matrices.
@@ -97,21 +80,14 @@ SCALAR_LR = 0.01  # fixed
 WEIGHT_DECAY = 0.1  # 0..1
 # Muon's memory of the gradient.
 MOMENTUM = 0.95  # 0.8..0.99
-# AdamW's memory of the gradient.
-BETA1 = 0.8  # 0.5..0.95
 # AdamW's memory of its square.
 BETA2 = 0.95  # 0.9..0.999
 # Part of the budget in which the learning rates rise from zero.
-WARMUP = 0.0  # 0..0.2
+WARMUP = 0.0  # fixed: Muon needs none
 # Part of the budget in which they fall, at its end.
 WARMDOWN = 0.5  # 0..1
-# What is left of them at the very end.
-FINAL_LR = 0.0  # 0..0.2
-
 # Steps between two points of the learning curve: reading a loss makes the CPU wait for the GPU.
 REPORT_STEPS = 10  # fixed
-# Steps on random tokens before the clock starts.
-WARMUP_STEPS = 3  # fixed
 
 
 class Sizes(NamedTuple):
@@ -131,8 +107,8 @@ def sizes_of(device: torch.device, longest_context: int) -> Sizes:
     """The sizes for a device. The width is a multiple of the heads of one group, so that every dial position builds."""
     depth, aspect, head, rows, micro_rows, context = {
         "cuda": (DEPTH, ASPECT, HEAD, ROWS, MICRO_ROWS, CONTEXT),
-        "mps": (DEPTH_MPS, ASPECT_MPS, HEAD_MPS, ROWS_MPS, MICRO_ROWS_MPS, CONTEXT_MPS),
-        "cpu": (DEPTH_CPU, ASPECT_CPU, HEAD_CPU, ROWS_CPU, MICRO_ROWS_CPU, CONTEXT_CPU),
+        "mps": (DEPTH_MPS, ASPECT, HEAD, ROWS_MPS, ROWS_MPS, CONTEXT_MPS),
+        "cpu": (DEPTH_CPU, ASPECT_CPU, HEAD_CPU, ROWS_CPU, ROWS_CPU, CONTEXT_CPU),
     }[device.type]
     groups = -(-depth * aspect // (head * GROUP))
     heads = groups * GROUP
@@ -140,7 +116,6 @@ def sizes_of(device: torch.device, longest_context: int) -> Sizes:
 
 
 # --- Attention -------------------------------------------------------------------------------------------------------
-
 
 Mask = BlockMask | Tensor | None
 
@@ -157,7 +132,10 @@ def mask_of(window: int, context: int, device: torch.device) -> Mask:
     return (back >= 0) & (back < window)
 
 
-compiled_flex_attention = torch.compile(flex_attention, dynamic=False)
+@functools.cache
+def compiled(function: Callable[..., Tensor], device_type: str) -> Callable[..., Tensor]:
+    """The function, compiled for its exact shapes on CUDA, and as it is elsewhere."""
+    return torch.compile(function, dynamic=False) if device_type == "cuda" else function
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: Mask) -> Tensor:
@@ -167,7 +145,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, mask: Mask) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     grouped = q.size(1) != k.size(1)
     if isinstance(mask, BlockMask):
-        y = compiled_flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+        flex = flex_attention if torch.compiler.is_compiling() else compiled(flex_attention, q.device.type)
+        y = flex(q, k, v, block_mask=mask, enable_gqa=grouped)
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
     return y.transpose(1, 2)
@@ -219,9 +198,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        gated = ACTIVATION == "swiglu"  # its gate takes a third of the numbers
-        hidden = 16 * round(MLP_RATIO * width * (2 / 3 if gated else 1) / 16)
-        self.up = Linear(width, 2 * hidden if gated else hidden)
+        gates = int(ACTIVATION == "swiglu")  # with gates, two thirds of the width cost the same
+        hidden = 16 * round(MLP_RATIO * width * 2 / (2 + gates) / 16)
+        self.up = Linear(width, hidden * (1 + gates))
         self.down = Linear(hidden, width, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,38 +212,37 @@ class MLP(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder: tokens, int64 [rows, tokens] -> logits, float32 [rows, tokens, vocabulary]."""
+    """A decoder: tokens, int64 [rows, tokens] -> logits [rows, tokens, vocabulary]."""
 
-    def __init__(self, sizes: Sizes, vocabulary: int, longest_context: int) -> None:
+    def __init__(self, sizes: Sizes, vocabulary: int, longest_context: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.sizes, self.depth = sizes, sizes.depth
-        self.dtype = torch.float32
+        self.sizes, self.depth, self.dtype = sizes, sizes.depth, dtype
         pattern = [WINDOWS[i % len(WINDOWS)] for i in range(sizes.depth - 1)] + ["L"]
-        self.windows = [longest_context if each == "L" else sizes.context // SHORT for each in pattern]
+        self.windows = [longest_context if each == "L" else sizes.context // 2 for each in pattern]
 
-        self.embedding = nn.Embedding(vocabulary, sizes.width)
+        # Matrices stay float32, to add up small steps; tables, of which a token reads one row, are of the dtype.
+        self.embedding = nn.Embedding(vocabulary, sizes.width, dtype=torch.float32 if TIED else dtype)
         self.attentions = nn.ModuleList(Attention(sizes, window) for window in self.windows)
         self.mlps = nn.ModuleList(MLP(sizes.width) for _ in self.windows)
         self.head = Linear(sizes.width, vocabulary, zero=True)
         if TIED:
             nn.init.normal_(self.embedding.weight, std=0.02)
             self.head.weight = self.embedding.weight
-        with_values = range(sizes.depth - 1, -1, -2) if VALUE_EMBEDDINGS else ()
-        self.values = nn.ModuleDict(
-            {str(i): nn.Embedding(vocabulary, sizes.kv_heads * sizes.head) for i in with_values}
-        )
+        size = sizes.kv_heads * sizes.head
+        some = range(sizes.depth - 1, -1, -2) if VALUE_EMBEDDINGS else ()
+        self.values = nn.ModuleDict({str(i): nn.Embedding(vocabulary, size, dtype=dtype) for i in some})
         # What each layer reads: the stream, and the embedding added anew.
         self.mix = nn.Parameter(torch.tensor([[1.0, 0.1]] * sizes.depth))
 
-        speeds = ROTARY_BASE ** -(torch.arange(sizes.head // 2) / (sizes.head // 2))
+        speeds = 10_000.0 ** -(torch.arange(sizes.head // 2) / (sizes.head // 2))
         angles = torch.outer(torch.arange(longest_context), speeds)[:, None]
-        self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1), persistent=False)
-        self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1), persistent=False)
+        self.register_buffer("cos", torch.cat((angles.cos(), angles.cos()), -1).to(dtype), persistent=False)
+        self.register_buffer("sin", torch.cat((-angles.sin(), angles.sin()), -1).to(dtype), persistent=False)
 
     @property
-    def tables(self) -> list[nn.Embedding]:
+    def tables(self) -> list[nn.Parameter]:
         """What is looked up by token; a table that is the head too counts as the head."""
-        return [*self.values.values(), *([] if TIED else [self.embedding])]
+        return [*self.values.parameters(), *([] if TIED else self.embedding.parameters())]
 
     @property
     def matrices(self) -> list[nn.Parameter]:
@@ -276,24 +254,15 @@ class GPT(nn.Module):
         """Of a training step, after appendix B of PaLM (Chowdhery et al. 2022): 6 for each number of a matrix, 12 for
         each number of a query and each token that it sees. Masked tokens, embeddings and what is computed twice: none.
         """
-        context = self.sizes.context
-        seen = sum(min(i + 1, window) for window in self.windows for i in range(context)) / context
+        seen = sum(min(i + 1, window) for window in self.windows for i in range(self.sizes.context))
         matrices = sum(each.numel() for each in [*self.matrices, self.head.weight])
-        return round(6 * matrices + 12 * self.sizes.heads * self.sizes.head * seen)
-
-    def to_bfloat16(self) -> None:
-        """Compute in bfloat16. Matrices stay float32; tables, of which a token touches one row, do not."""
-        self.dtype = torch.bfloat16
-        self.cos, self.sin = self.cos.bfloat16(), self.sin.bfloat16()
-        for table in self.tables:
-            table.bfloat16()
+        return round(6 * matrices + 12 * self.sizes.heads * self.sizes.head * seen / self.sizes.context)
 
     def masks(self, context: int) -> list[Mask]:
         """What `attend` needs for rows of this length, layer by layer; made outside of what is compiled."""
         return [mask_of(window, context, self.cos.device) for window in self.windows]
 
-    def forward(self, tokens: Tensor, masks: list[Mask] | None = None) -> Tensor:
-        masks = self.masks(tokens.size(1)) if masks is None else masks
+    def logits(self, tokens: Tensor, masks: list[Mask]) -> Tensor:
         rotary = self.cos[: tokens.size(1)], self.sin[: tokens.size(1)]
         x = first = norm(self.embedding(tokens).to(self.dtype))
         for i, (stream, embedded) in enumerate(self.mix.to(self.dtype)):
@@ -305,17 +274,18 @@ class GPT(nn.Module):
         return SOFT_CAP * torch.tanh(logits / SOFT_CAP) if SOFT_CAP else logits
 
     def loss(self, inputs: Tensor, targets: Tensor, masks: list[Mask]) -> Tensor:
-        """The mean nats per token."""
-        return F.cross_entropy(self(inputs, masks).flatten(0, 1), targets.flatten())
+        """The mean nats per token, in float32."""
+        return F.cross_entropy(self.logits(inputs, masks).flatten(0, 1), targets.flatten())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.logits(tokens, self.masks(tokens.size(1))).to(self.dtype)
 
 
 def build(run: Any) -> GPT:
     """The untrained model, on the device of the run."""
     torch.set_float32_matmul_precision("high")  # TF32, for the few products that are not bfloat16
-    model = GPT(sizes_of(run.device, run.context), run.vocabulary, run.context)
-    if run.device.type == "cuda":
-        model.to_bfloat16()
-    return model.to(run.device)
+    dtype = torch.bfloat16 if run.device.type == "cuda" else torch.float32  # on a CPU it was no faster
+    return GPT(sizes_of(run.device, run.context), run.vocabulary, run.context, dtype).to(run.device)
 
 
 # --- Optimiser -------------------------------------------------------------------------------------------------------
@@ -350,17 +320,17 @@ class Muon:
         shapes = sorted({each.shape for each in matrices})
         self.batches = [[each for each in matrices if each.shape == shape] for shape in shapes]
         self.momenta = [torch.zeros_like(torch.stack(batch)) for batch in self.batches]
-        self.orthogonal = torch.compile(orthogonal, dynamic=False) if matrices[0].is_cuda else orthogonal
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         for batch, momentum in zip(self.batches, self.momenta, strict=True):
             gradient = torch.stack([each.grad for each in batch])
             momentum.lerp_(gradient, 1 - MOMENTUM)
-            update = self.orthogonal(gradient.lerp_(momentum, MOMENTUM)).to(momentum.dtype)
+            update = compiled(orthogonal, gradient.device.type)(gradient.lerp_(momentum, MOMENTUM)).to(gradient.dtype)
             outputs, inputs = update.shape[1:]
-            torch._foreach_mul_(batch, 1 - rate * WEIGHT_DECAY)
-            torch._foreach_add_(batch, update.unbind(), alpha=-rate * max(1.0, outputs / inputs) ** 0.5)
+            for parameter, change in zip(batch, update, strict=True):
+                parameter.mul_(1 - rate * WEIGHT_DECAY)
+                parameter.add_(change, alpha=-rate * max(1.0, outputs / inputs) ** 0.5)
 
 
 class Optimiser:
@@ -369,18 +339,9 @@ class Optimiser:
     def __init__(self, model: GPT) -> None:
         self.model = model
         self.muon = Muon(model.matrices)
-        groups = (
-            (EMBEDDING_LR, [each.weight for each in model.tables]),
-            (HEAD_LR, [model.head.weight]),
-            (SCALAR_LR, [model.mix]),
-        )
-        self.adamw = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate, "rate": rate} for rate, parameters in groups if parameters],
-            betas=(BETA1, BETA2),
-            eps=1e-10,
-            weight_decay=0.0,
-            fused=True,
-        )
+        rates = ((EMBEDDING_LR, model.tables), (HEAD_LR, [model.head.weight]), (SCALAR_LR, [model.mix]))
+        groups = [{"params": parameters, "lr": rate, "rate": rate} for rate, parameters in rates if parameters]
+        self.adamw = torch.optim.AdamW(groups, betas=(0.8, BETA2), eps=1e-10, weight_decay=0.0, fused=True)
 
     def step(self, factor: float) -> None:
         """Take a step with every learning rate times `factor`, and clear the gradients."""
@@ -395,53 +356,44 @@ def lr_factor(progress: float) -> float:
     """What the learning rates are multiplied by when this part of the budget is spent."""
     up = progress / WARMUP if progress < WARMUP else 1.0
     down = (1 - progress) / WARMDOWN if progress > 1 - WARMDOWN else 1.0
-    return min(up, FINAL_LR + (1 - FINAL_LR) * max(down, 0.0))
+    return min(up, down)
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-class Step:
-    """One step of training: micro-batches forward and backward, gradients averaged, the optimiser."""
-
-    def __init__(self, model: GPT, run: Any) -> None:
-        self.model, self.run = model, run
-        self.optimiser = Optimiser(model)
-        self.masks = model.masks(model.sizes.context)
-        self.loss = torch.compile(model.loss, dynamic=False) if run.device.type == "cuda" else model.loss
-
-    def __call__(self, inputs: Tensor, targets: Tensor, factor: float) -> Tensor:
-        """The mean loss of the batch before the step, in nats per token, still on the device."""
-        total = torch.zeros((), device=inputs.device)
-        size = self.model.sizes.micro_rows
-        for some_inputs, some_targets in zip(inputs.split(size), targets.split(size), strict=True):
-            loss = self.loss(some_inputs, some_targets, self.masks) * (len(some_inputs) / len(inputs))
-            loss.backward()
-            total += loss.detach()
-        self.run.average(self.model)
-        self.optimiser.step(factor)
-        return total
+def step(model: GPT, optimiser: Optimiser, run: Any, inputs: Tensor, targets: Tensor, factor: float) -> Tensor:
+    """Learn from one batch. Returns the mean loss before it, in nats per token, still on the device."""
+    loss_of, masks = compiled(model.loss, inputs.device.type), model.masks(inputs.size(1))
+    total, size = torch.zeros((), device=inputs.device), model.sizes.micro_rows
+    for some_inputs, some_targets in zip(inputs.split(size), targets.split(size), strict=True):
+        loss = loss_of(some_inputs, some_targets, masks) * (len(some_inputs) / len(inputs))
+        loss.backward()
+        total += loss.detach()
+    run.average(model)
+    optimiser.step(factor)
+    return total
 
 
 def warm_up(model: GPT, run: Any) -> None:
     """Take steps on random tokens, so that all is compiled when the clock starts, and undo what they did to `model`."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
-        step = Step(model, run)
-        for _ in range(WARMUP_STEPS):
-            step(*run.warmup(model.sizes.rows, model.sizes.context), factor=1.0)
+        optimiser = Optimiser(model)
+        for _ in range(3):
+            step(model, optimiser, run, *run.warmup(model.sizes.rows, model.sizes.context), factor=1.0)
     model.load_state_dict(before)
 
 
 def train(model: GPT, run: Any) -> None:
     """Train `model` in place on the batches of the run until they end."""
     warm_up(model, run)
-    step = Step(model, run)
+    optimiser = Optimiser(model)
     gc.collect()
     gc.freeze()  # what lives now stays: the collector need not look at it during training
     losses = []
     for inputs, targets, progress in run.batches(model.sizes.rows, model.sizes.context):
-        losses.append(step(inputs, targets, lr_factor(progress)))
+        losses.append(step(model, optimiser, run, inputs, targets, lr_factor(progress)))
         if len(losses) == REPORT_STEPS:
             run.report(torch.stack(losses).mean().item())
             losses.clear()
