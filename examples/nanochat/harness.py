@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -43,14 +44,16 @@ VALIDATION_TOKENS = 1 << 20  # at most: stdlib has fewer, and is read once
 LARGEST_REQUEST = 32  # rows
 TIMED_REQUESTS = 4  # before the training, to know how long one takes
 SAMPLED_REQUESTS = 2  # are asked again for state and causality, drawn anew in each run
-SOURCE_BYTES = 200_000  # of train.py: a larger file carries weights, not code
+BATCH_TOKENS = 1 << 24  # of one batch, at most
+SOURCE_BYTES = 100_000  # of train.py: a larger file carries weights, not code
 
 # An untrained model guesses: log(vocabulary) nats per token. One that has seen the data for 20 s is at 0.6 of that.
 UNTRAINED = 0.75
 EXPLODED = 3.0  # times log(vocabulary)
-# Of the largest logit. The same row in the same place of the same batch gives the same bits on CPU and CUDA; a change
-# of this size is worth less than 0.001 bits per byte.
+# Of the range of the logits. The same row in the same place of the same batch gives the same bits on CPU and CUDA; a
+# change of this size is worth less than 0.001 bits per byte.
 TOLERANCE = 1e-4
+DEEPEST = 30.0  # under the largest: a logit below it has no probability, and must not widen the range
 # A row at another place in the batch: products of another shape round otherwise, in bfloat16 by up to 2**-8.
 TOLERANCE_MOVED = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
 
@@ -85,10 +88,20 @@ class Measurement:
     tokens: int = 0
     training_seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)  # what the trainer says of its model: for the summary alone
-    _request_rows: int = 0
+    _request_rows: int = field(init=False)
+    _requests: list[np.ndarray] = field(init=False)  # the validation rows, uint16 [_request_rows, context + 1]
     _request_seconds: float = 0.0
     _limit: tuple[float, str] = (0.0, "")  # for a request for logits
     _dtype: str = ""
+
+    def __post_init__(self) -> None:
+        # Read before train.py runs, so that nothing it does to the files is measured.
+        corpus = self.corpus
+        size = max(1, min(LARGEST_REQUEST, BUFFER_BYTES // (4 * corpus.context * corpus.vocabulary)))
+        count = min(VALIDATION_TOKENS, len(corpus.validation.tokens)) // (corpus.context + 1)
+        rows = packed(corpus, corpus.validation, count, None)
+        self._request_rows = size
+        self._requests = [rows[start : start + size] for start in range(0, count - size + 1, size)]
 
     def run(self) -> float:
         """Build, train, score: bits per byte. Raises `FailedError`."""
@@ -107,8 +120,6 @@ class Measurement:
 
         How long an answer takes is known too, and what is compiled for it is compiled.
         """
-        row_bytes = 4 * self.corpus.context * self.corpus.vocabulary
-        self._request_rows = max(1, min(LARGEST_REQUEST, BUFFER_BYTES // row_bytes))
         shape = self._request_rows, self.corpus.context
         noise = np.random.default_rng(self.seed).integers(self.corpus.vocabulary, size=shape, dtype=np.uint16)
         self._logits(noise)
@@ -165,11 +176,11 @@ class Measurement:
 
     def _asked(self, message: dict[str, Any]) -> tuple[int, int]:
         rows, context = message.get("rows"), message.get("context")
-        if not (
-            isinstance(rows, int) and isinstance(context, int) and rows >= 1 and 1 <= context <= self.corpus.context
-        ):
-            most = self.corpus.context
+        most = self.corpus.context
+        if type(rows) is not int or type(context) is not int or rows < 1 or not 1 <= context <= most:
             raise FailedError(f"a batch has 1 row or more of 1 to {most} tokens, not {rows} of {context}")
+        if rows * context > BATCH_TOKENS:
+            raise FailedError(f"a batch has at most {BATCH_TOKENS:,} tokens, not {rows} rows of {context}")
         return rows, context
 
     def _progress(self) -> float:
@@ -214,29 +225,27 @@ class Measurement:
 
     def _score(self) -> float:
         """Bits per byte over the pinned validation rows, after the checks that make it mean something."""
-        corpus, size = self.corpus, self._request_rows
-        count = min(VALIDATION_TOKENS, len(corpus.validation.tokens)) // (corpus.context + 1)
-        rows = packed(corpus, corpus.validation, count, None)
-        requests = [rows[start : start + size] for start in range(0, count - size + 1, size)]
+        corpus, requests = self.corpus, self._requests
         usual = self._request_seconds * (len(requests) + 2 * SAMPLED_REQUESTS + 1)
         limit = SCORING_FACTOR * usual + GRACE_SECONDS[self.clock]
         self._limit = (
             limit,
             f"scoring took more than {limit:.1f} s; before the training it would have taken {usual:.1f} s",
         )
-        # Unforeseeable, so that no model can behave for the sample alone.
+        # The first request, which a model that goes on learning answers worst. The others are unforeseeable, so that no
+        # model can behave for the sample alone.
         chance = np.random.default_rng(secrets.randbits(64))
-        sampled = chance.choice(len(requests), size=SAMPLED_REQUESTS, replace=False)
+        sampled = [0, *chance.choice(np.arange(1, len(requests)), size=SAMPLED_REQUESTS - 1, replace=False)]
         kept: dict[int, np.ndarray] = {}
         nats, size_bytes = 0.0, 0
         self.trainer.restart_clock(self.clock)
         for number, request in enumerate(requests):
             logits = self._logits(request[:, :-1])
-            if number in sampled:
-                kept[number] = logits.copy()
             token_bytes = corpus.token_bytes[request[:, 1:]]
             nats += float(losses(logits, request[:, 1:])[token_bytes > 0].sum(dtype=np.float64))
             size_bytes += int(token_bytes.sum())
+            if number in sampled:
+                kept[number] = logits.copy()  # last, so that the trainer did not change what was scored after its check
         first, second = ((requests[number][:, :-1], kept[number]) for number in sampled)
         self._check_answers(first, second, chance)
         return nats / math.log(2) / size_bytes
@@ -254,35 +263,36 @@ class Measurement:
         for tokens, answer in (second, first):
             why = "the same rows gave other logits the second time: the model keeps state"
             same(self._logits(tokens), answer, TOLERANCE, why)
+        tokens, answer = first
+        order = chance.permutation(len(tokens))
+        why = "logits of a row change with its place among the others"
+        same(self._logits(tokens[order]), answer[order], TOLERANCE_MOVED[self._dtype], why)
         for (tokens, answer), (others, _) in ((first, second), (second, first)):
             # After a cut of its own, each row goes on as a row of the other request does: text, as everywhere.
             cuts = chance.integers(1, self.corpus.context, size=len(tokens))
             kept = np.arange(self.corpus.context) < cuts[:, None]
             why = "logits change with the tokens that come later: the model is not causal"
             same(self._logits(np.where(kept, tokens, others))[kept], answer[kept], TOLERANCE, why)
-        tokens, answer = first
-        order = chance.permutation(len(tokens))
-        why = "logits of a row change with its place among the others"
-        same(self._logits(tokens[order]), answer[order], TOLERANCE_MOVED[self._dtype], why)
 
     # --- Summary -----------------------------------------------------------------------------------------------------
 
     def summary(self, val_bpb: float, device: str, processes: int) -> dict[str, str]:
-        flops = self.facts.get("flops_per_token")
+        facts = {name: finite(value) for name, value in self.facts.items()}
+        flops, depth = facts.get("flops_per_token"), facts.get("depth")
         peak = next((value for name, value in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device)), None)
         mfu = "n/a"
-        if peak and isinstance(flops, int | float):
+        if peak and flops:
             mfu = f"{100 * flops * self.tokens / self.training_seconds / peak / processes:.2f}"
         return {
             "val_bpb": f"{val_bpb:.6f}",
             "training_seconds": f"{self.training_seconds:.1f}",
             "total_seconds": f"{time.perf_counter() - STARTED:.1f}",
-            "peak_vram_mb": f"{self.facts['peak_vram_mb']:.1f}",
+            "peak_vram_mb": f"{facts.get('peak_vram_mb') or 0:.1f}",
             "mfu_percent": mfu,
             "total_tokens_M": f"{self.tokens / 1e6:.3f}",
             "num_steps": str(self.steps),
-            "num_params_M": f"{self.facts['num_params'] / 1e6:.3f}",
-            "depth": str(self.facts["depth"]),
+            "num_params_M": f"{(facts.get('num_params') or 0) / 1e6:.3f}",
+            "depth": "n/a" if depth is None else f"{depth:g}",
             "device": device,
             "clock": self.clock if self.max_steps is None else "steps",
             "seed": str(self.seed),
@@ -315,10 +325,18 @@ def packed(corpus: prepare.Corpus, split: prepare.Split, rows: int, seed: int | 
     return out
 
 
+def finite(value: Any) -> float | None:
+    """What the trainer says of its model, if it is a number: text could bring lines of its own into the summary."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def same(found: np.ndarray, expected: np.ndarray, tolerance: float, why: str) -> None:
-    """Raise `FailedError` if two sets of logits differ by more than `tolerance` times the largest."""
+    """Raise `FailedError` if two sets of logits differ by more than `tolerance` times their range."""
+    found, expected = (
+        np.maximum(logits - logits.max(axis=-1, keepdims=True), -DEEPEST) for logits in (found, expected)
+    )
     difference = float(np.abs(found - expected).max())
-    if difference > tolerance * (1.0 + float(np.abs(expected).max())):
+    if difference > tolerance * (1.0 - float(expected.min())):
         raise FailedError(f"{why} (by up to {difference:.2g})")
 
 
@@ -375,13 +393,17 @@ def main() -> int:
     parser.add_argument("--launch", default="", help="a launcher of the trainer: 'torchrun --nproc_per_node=2'")
     parser.add_argument("--readable", action="append", default=[], help="a folder that train.py may read")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # a socket's path: 104 bytes at most
     with tempfile.TemporaryDirectory(prefix="nanochat-", dir=short) as folder:
         try:
             summary = measured(options, Path(folder))
         except (FailedError, FileNotFoundError, ValueError) as error:
-            print(f"\nFAIL: {error}", flush=True)
+            print(f"\nFAIL: {' '.join(str(error).split())}", flush=True)
             return 1
+        except KeyboardInterrupt:
+            print("\nFAIL: interrupted", flush=True)
+            return 130
     print("\n---")
     for key, value in summary.items():
         print(f"{key}: {value}", flush=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import mmap
 import os
 import random
 import re
+import signal
 import socket
 import sys
 import sysconfig
@@ -204,11 +206,10 @@ def guard_files(folder: Path, readable: list[str]) -> None:
         return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(args[0], str | bytes | os.PathLike):
+        if event not in ("open", "os.link", "os.rename") or not isinstance(args[0], str | bytes | os.PathLike):
             return
         path = os.path.realpath(os.fsdecode(args[0]))
-        flags = args[2] if isinstance(args[2], int) else 0
-        writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+        writes = event != "open" or bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR))
         if below(path, may_write):
             return
         readable = below(path, may_read) or (below(path, code) and path.endswith((".py", ".pyc", ".so", ".pth")))
@@ -223,6 +224,8 @@ def guard_files(folder: Path, readable: list[str]) -> None:
 
 def main() -> int:
     folder = Path(sys.argv[1])
+    if sys.platform == "linux":  # PR_SET_PDEATHSIG: it ends with the process that started it, whatever it is doing
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     link = None
     if os.environ.get("RANK", "0") == "0":
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

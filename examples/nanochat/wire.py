@@ -6,6 +6,7 @@ What passes: messages in JSON, tokens as uint16, and logits through a file that 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import mmap
@@ -47,7 +48,8 @@ class Relay:
 
     def _copy(self) -> None:
         for line in self._source:
-            self.say("  " + line.decode(errors="replace").rstrip().replace("\r", "\n  "))
+            for part in line.decode(errors="replace").splitlines():  # at \r and its like too
+                self.say("  " + part.rstrip())
 
     def say(self, line: str) -> None:
         with self._lock:
@@ -99,6 +101,8 @@ class Trainer:
     """The process that runs train.py, as the harness sees it."""
 
     def __init__(self, launch: list[str], readable: list[str], folder: Path) -> None:
+        if sys.platform == "linux":  # PR_SET_CHILD_SUBREAPER: what train.py detaches becomes a child of this process
+            ctypes.CDLL(None).prctl(36, 1)
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._server.bind(str(folder / "socket"))
         self._server.listen(1)
@@ -179,20 +183,23 @@ class Trainer:
         return answer, str(message.get("dtype"))
 
     def helpers_cpu_seconds(self) -> float:
-        """CPU seconds of the processes below the trainer that are still there."""
+        """CPU seconds of what the trainer started and has not waited for, with the children that they waited for."""
         total = 0.0
-        for each in self.clock.process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                used = each.cpu_times()
-                total += used.user + used.system
+        for each in psutil.Process().children(recursive=True):
+            if each != self.clock.process:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used = each.cpu_times()
+                    total += used.user + used.system + used.children_user + used.children_system
         return total
 
     def end(self) -> None:
         """End the trainer and what it started, at once: nothing of train.py runs after the measurement."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for each in [*self.clock.process.children(recursive=True), self.clock.process]:
+        while below := psutil.Process().children(recursive=True):  # until none is left that started another meanwhile
+            for each in below:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
         self._process.wait()
         self.relay.close()
         self._server.close()
