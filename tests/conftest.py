@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,20 @@ def processes_of(temporary: Path, also: str = "") -> list[int]:
             if f"TMPDIR={temporary}".encode() in environ and also.encode() in environ:
                 found.append(int(each.name))
     return found
+
+
+@pytest.fixture(scope="session")
+def nanochat_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An AUTORESEARCH_DATA folder with the corpus `stdlib` in it, and the log of its making; not to be written in."""
+    folder = tmp_path_factory.mktemp("nanochat")
+    made = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "examples" / "nanochat" / "prepare.py"), "stdlib"],
+        env=os.environ | {"AUTORESEARCH_DATA": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=90,
+    )
+    assert made.returncode == 0, made.stdout
+    (folder / "log").write_text(made.stdout)
+    return folder

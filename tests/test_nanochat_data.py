@@ -31,7 +31,7 @@ VALIDATION = "shard_06542.parquet"
 
 sys.path.insert(0, str(NANOCHAT))
 import prepare  # noqa: E402
-from prepare import Corpus, Packer, Split  # noqa: E402
+from data import Corpus, Packer, Split  # noqa: E402
 
 
 def start(data: Path, *arguments: str, endpoint: str = "http://127.0.0.1:1") -> subprocess.Popen[str]:
@@ -79,14 +79,6 @@ def opened(data: Path, name: str) -> Corpus:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_DATA", str(data))
         return Corpus.open(name)
-
-
-@pytest.fixture(scope="session")
-def nanochat_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An AUTORESEARCH_DATA folder with the corpus `stdlib` in it; not to be written in."""
-    folder = tmp_path_factory.mktemp("nanochat")
-    (folder / "log").write_text(run(folder, "stdlib"))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ from tests.conftest import processes_of
 NANOCHAT = Path(__file__).parents[1] / "examples" / "nanochat"
 sys.path.insert(0, str(NANOCHAT))
 import harness  # noqa: E402
-import prepare  # noqa: E402
 import wire  # noqa: E402
+from data import Corpus, Split  # noqa: E402
 
 SUMMARY = [
     "val_bpb",
@@ -92,30 +92,20 @@ honest = train
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    made = subprocess.run(
-        [sys.executable, str(NANOCHAT / "prepare.py"), "stdlib"],
-        env=os.environ | {"AUTORESEARCH_DATA": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=90,
-    )
-    assert made.returncode == 0, made.stdout
-    return folder
+def data(nanochat_data: Path) -> Path:
+    return nanochat_data
 
 
 @pytest.fixture(scope="session")
-def corpus(data: Path) -> prepare.Corpus:
+def corpus(data: Path) -> Corpus:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_DATA", str(data))
-        return prepare.Corpus.open("stdlib")
+        return Corpus.open("stdlib")
 
 
 def started(folder: Path, data: Path, train: str, *options: str, **environ: object) -> subprocess.Popen[str]:
     """`python harness.py` beside this train.py, with standard output and standard error in one log, as in run.log."""
-    for each in ("harness.py", "wire.py", "trainer.py", "prepare.py"):
+    for each in ("harness.py", "wire.py", "trainer.py", "data.py"):
         shutil.copy(NANOCHAT / each, folder)
     (folder / "train.py").write_text(train)
     own = {name: value for name, value in os.environ.items() if not name.startswith("AUTORESEARCH_")}
@@ -190,7 +180,7 @@ def test_a_seed_and_a_number_of_steps_repeat_to_the_last_digit(
 
 
 def test_the_score_is_what_torch_computes_of_the_same_model_in_double_precision(
-    tmp_path: Path, data: Path, corpus: prepare.Corpus
+    tmp_path: Path, data: Path, corpus: Corpus
 ) -> None:
     import torch
 
@@ -501,7 +491,7 @@ def test_a_training_that_sleeps_is_ended_at_its_deadline_on_the_wall(tmp_path: P
 
 
 def test_a_model_that_knows_the_text_before_its_first_batch_is_not_scored(
-    tmp_path: Path, data: Path, corpus: prepare.Corpus
+    tmp_path: Path, data: Path, corpus: Corpus
 ) -> None:
     pairs = collections.Counter(zip(corpus.train.tokens[:-1].tolist(), corpus.train.tokens[1:].tolist(), strict=True))
     usual = np.array([(*pair, 8 * math.log(count)) for pair, count in pairs.most_common(12_000)], np.uint16)
@@ -625,31 +615,31 @@ class Answers:
 
 
 @pytest.fixture(scope="module")
-def short(corpus: prepare.Corpus) -> prepare.Corpus:
+def short(corpus: Corpus) -> Corpus:
     """Four requests of validation text."""
-    validation = prepare.Split(corpus.validation.tokens[: 4 * 32 * 129 + 1], np.array([0, 4 * 32 * 129 + 1]))
+    validation = Split(corpus.validation.tokens[: 4 * 32 * 129 + 1], np.array([0, 4 * 32 * 129 + 1]))
     return dataclasses.replace(corpus, validation=validation)
 
 
 @pytest.fixture(scope="module")
-def table(corpus: prepare.Corpus) -> np.ndarray:
+def table(corpus: Corpus) -> np.ndarray:
     """Logits, float32 [vocabulary, vocabulary], of a token after another, as training text has them."""
     counts = np.zeros((corpus.vocabulary, corpus.vocabulary), np.float32)
     np.add.at(counts, (corpus.train.tokens[:-1], corpus.train.tokens[1:]), 1)
     return np.log(counts + 0.1)
 
 
-def measurement(corpus: prepare.Corpus, model: Model, dtype: str = "float32") -> harness.Measurement:
+def measurement(corpus: Corpus, model: Model, dtype: str = "float32") -> harness.Measurement:
     return harness.Measurement(Answers(model, dtype), corpus, seed=0, clock="wall", budget_seconds=1.0, max_steps=None)
 
 
-def score(corpus: prepare.Corpus, model: Model, dtype: str = "float32") -> float:
+def score(corpus: Corpus, model: Model, dtype: str = "float32") -> float:
     measured = measurement(corpus, model, dtype)
     measured._rehearse()
     return measured._score()
 
 
-def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary_for_each_token(short: prepare.Corpus) -> None:
+def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary_for_each_token(short: Corpus) -> None:
     rows = harness.packed(short, short.validation, 4 * 32, None)
     text_bytes = short.token_bytes[rows[:, 1:]]
     expected = math.log2(short.vocabulary) * (text_bytes > 0).sum() / text_bytes.sum()
@@ -657,7 +647,7 @@ def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary_for_each_token(sh
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_what_the_logits_say_of_one_another_counts(short: prepare.Corpus, table: np.ndarray) -> None:
+def test_only_what_the_logits_say_of_one_another_counts(short: Corpus, table: np.ndarray) -> None:
     bits = score(short, lambda tokens: table[tokens])
     assert 1 < bits < 3
     for shift in (100.0, -3000.0):
@@ -747,20 +737,20 @@ class Remembers:
     ],
 )
 def test_logits_that_come_from_elsewhere_are_not_scored(
-    short: prepare.Corpus, table: np.ndarray, cheat: Callable[[np.ndarray], Model], said: str
+    short: Corpus, table: np.ndarray, cheat: Callable[[np.ndarray], Model], said: str
 ) -> None:
     with np.errstate(invalid="ignore"), pytest.raises(wire.FailedError, match=re.escape(said)):
         score(short, cheat(table))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "bool", "float8_e4m3fn"])
-def test_logits_are_of_a_floating_type_that_holds_them(short: prepare.Corpus, table: np.ndarray, dtype: str) -> None:
+def test_logits_are_of_a_floating_type_that_holds_them(short: Corpus, table: np.ndarray, dtype: str) -> None:
     with pytest.raises(wire.FailedError, match=f"logits are {dtype}, expected"):
         score(short, lambda tokens: table[tokens], dtype)
 
 
 def test_an_untrained_model_passes_and_one_that_knows_pairs_of_tokens_does_not(
-    short: prepare.Corpus, table: np.ndarray
+    short: Corpus, table: np.ndarray
 ) -> None:
     for model, knows in ((lambda tokens: table[tokens], True), (lambda tokens: 0.01 * table[tokens], False)):
         measured = measurement(short, model)
@@ -770,7 +760,7 @@ def test_an_untrained_model_passes_and_one_that_knows_pairs_of_tokens_does_not(
 
 
 @pytest.mark.parametrize("loss", ["nan", "inf", "-inf", 21.0, None, "low", [1.0], {"loss": 1}])
-def test_a_loss_that_is_none_or_explodes_ends_the_run(corpus: prepare.Corpus, loss: object) -> None:
+def test_a_loss_that_is_none_or_explodes_ends_the_run(corpus: Corpus, loss: object) -> None:
     measured = measurement(corpus, lambda tokens: tokens)
     measured._curve(20.0)
     assert len(measured.trainer.said) == 1
@@ -782,7 +772,7 @@ def test_a_loss_that_is_none_or_explodes_ends_the_run(corpus: prepare.Corpus, lo
     ("rows", "context"),
     [(0, 8), (-1, 8), (1, 0), (1, 129), (1.5, 8), ("1", 8), (True, 8), (None, None), (1 << 18, 128), (10**12, 1)],
 )
-def test_a_batch_that_cannot_be_is_refused(corpus: prepare.Corpus, rows: object, context: object) -> None:
+def test_a_batch_that_cannot_be_is_refused(corpus: Corpus, rows: object, context: object) -> None:
     measured = measurement(corpus, lambda tokens: tokens)
     assert measured._asked({"rows": 1, "context": 128}) == (1, 128)
     with pytest.raises(wire.FailedError, match="a batch has"):
@@ -790,9 +780,7 @@ def test_a_batch_that_cannot_be_is_refused(corpus: prepare.Corpus, rows: object,
 
 
 @pytest.mark.parametrize("bad", ["1\nval_bpb: 0.1", None, math.nan, [1], {"a": 1}])
-def test_what_the_trainer_says_of_its_model_brings_no_line_into_the_summary(
-    corpus: prepare.Corpus, bad: object
-) -> None:
+def test_what_the_trainer_says_of_its_model_brings_no_line_into_the_summary(corpus: Corpus, bad: object) -> None:
     measured = measurement(corpus, lambda tokens: tokens)
     measured.training_seconds = 1.0
     for facts in ({}, dict.fromkeys(("depth", "num_params", "peak_vram_mb", "flops_per_token"), bad)):

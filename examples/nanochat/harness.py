@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import prepare
+from data import Corpus, Packer, Split
 from wire import BUFFER_BYTES, HERE, FailedError, Trainer
 
 STARTED = time.perf_counter()
@@ -78,7 +78,7 @@ class Measurement:
     """One run of train.py, from its import to its score."""
 
     trainer: Trainer
-    corpus: prepare.Corpus
+    corpus: Corpus
     seed: int
     clock: str  # "wall" or "cpu"
     budget_seconds: float
@@ -302,8 +302,8 @@ class Measurement:
 class Batches:
     """Training batches of one shape, uint16 [rows, context + 1], packed one ahead."""
 
-    def __init__(self, corpus: prepare.Corpus, rows: int, context: int, seed: int) -> None:
-        self._packer = prepare.Packer(corpus.train, corpus.bos, context, seed)
+    def __init__(self, corpus: Corpus, rows: int, context: int, seed: int) -> None:
+        self._packer = Packer(corpus.train, corpus.bos, context, seed)
         self._next = np.empty((rows, context + 1), np.uint16)
         self._packed = False
 
@@ -318,10 +318,10 @@ class Batches:
         return self._next
 
 
-def packed(corpus: prepare.Corpus, split: prepare.Split, rows: int, seed: int | None) -> np.ndarray:
+def packed(corpus: Corpus, split: Split, rows: int, seed: int | None) -> np.ndarray:
     """The first rows of a split, uint16 [rows, context + 1], in the order of `seed`; None: as they lie."""
     out = np.empty((rows, corpus.context + 1), np.uint16)
-    prepare.Packer(split, corpus.bos, corpus.context, seed).fill(out)
+    Packer(split, corpus.bos, corpus.context, seed).fill(out)
     return out
 
 
@@ -364,7 +364,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """The summary of one run. Raises `FailedError`, and what `Corpus.open` raises."""
     if (size := (HERE / "train.py").stat().st_size) > SOURCE_BYTES:
         raise FailedError(f"train.py has {size:,} bytes, more than {SOURCE_BYTES:,}: code has less, weights have more")
-    corpus = prepare.Corpus.open(options.corpus)
+    corpus = Corpus.open(options.corpus)
     trainer = Trainer(shlex.split(options.launch), options.readable, folder)
     try:
         device = trainer.connect()

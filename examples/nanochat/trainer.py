@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import prepare
 import torch
+from data import data_folder
 
 HERE = Path(__file__).resolve().parent
 
@@ -199,7 +199,7 @@ def guard_files(folder: Path, readable: list[str]) -> None:
     may_write = tuple(os.path.realpath(each) for each in own)
     may_read = (*may_write, *(os.path.realpath(each) for each in [*system, *python, *readable]))
     code = tuple(os.path.realpath(each) for each in [HERE, *sys.path])
-    never = ("/dev/shm", *(os.path.realpath(each) for each in [prepare.data_folder()]))
+    never = ("/dev/shm", *(os.path.realpath(each) for each in [data_folder()]))
     other_process = re.compile(rf"/proc/(?!self\b|{os.getpid()}\b|thread-self\b)\d+/")
 
     def below(path: str, roots: tuple[str, ...]) -> bool:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import prepare
 import psutil
+from data import data_folder
 
 HERE = Path(__file__).resolve().parent
 BUFFER_BYTES = 128 << 20  # logits of one request: 2 rows of 2,048 tokens with 8,192 entries
@@ -214,7 +214,7 @@ class Trainer:
 
 def _environment(folder: Path) -> dict[str, str]:
     """What the trainer finds in its environment besides ours: temporary files of its own, a cache for compilers."""
-    compiled = prepare.data_folder() / "compiled"
+    compiled = data_folder() / "compiled"
     return {
         "TMPDIR": str(folder),
         "PYTHONUNBUFFERED": "1",
