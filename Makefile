@@ -6,7 +6,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench nanochat nanochat-sweep clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,12 @@ bench: $(VENV)/.test  ## the numbers of the README
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.board
+
+nanochat: $(VENV)/.test  ## one training of examples/nanochat on this machine
+	cd examples/nanochat && $(abspath $(BIN))/python prepare.py && $(abspath $(BIN))/python harness.py
+
+nanochat-sweep: $(VENV)/.test  ## 40 experiments on it, with two workers on a CPU
+	cd examples/nanochat && VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(BIN)):$$PATH" autoresearch-ray run cpu.md
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
