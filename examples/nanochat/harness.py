@@ -208,7 +208,8 @@ class Measurement:
             raise FailedError(f"logits have shape {list(logits.shape)}, expected {list(expected)}")
         if self._dtype not in TOLERANCE_MOVED:
             raise FailedError(f"logits are {self._dtype}, expected {' or '.join(TOLERANCE_MOVED)}")
-        if not all(_threads.map(lambda part: np.isfinite(part).all(), logits.reshape(-1, self.corpus.vocabulary * 256))):
+        parts = np.array_split(logits.reshape(-1, self.corpus.vocabulary), 16)
+        if not all(_threads.map(lambda part: np.isfinite(part).all(), parts)):
             raise FailedError("logits are not finite" + (": the training has diverged" if self.steps else ""))
         return logits
 
