@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from autoresearch_ray import evaluator
 from tests.conftest import processes_of
 
 NANOCHAT = Path(__file__).parents[1] / "examples" / "nanochat"
@@ -110,7 +112,7 @@ def started(folder: Path, data: Path, train: str, *options: str, **environ: obje
     (folder / "train.py").write_text(train)
     own = {name: value for name, value in os.environ.items() if not name.startswith("AUTORESEARCH_")}
     return subprocess.Popen(
-        [sys.executable, "harness.py", *options],
+        [sys.executable, "harness.py", "--device", "cpu", *options],
         cwd=folder,
         env=own | {"AUTORESEARCH_DATA": str(data)} | {f"AUTORESEARCH_{key}": str(environ[key]) for key in environ},
         stdout=subprocess.PIPE,
@@ -258,7 +260,8 @@ def train(model, run):
 def test_neither_the_clock_nor_the_log_is_in_the_reach_of_train(tmp_path: Path, data: Path, temporary: Path) -> None:
     status, log = ended(started(tmp_path, data, HONEST + BOASTS, BUDGET_SECONDS=1))
     printed = summary(status, log)
-    assert log.count("val_bpb: 0.1") >= 8, "they are in the log, where they can be read as what they are"
+    for boast in ("0.11", "0.12", "0.13", "0.14", "0.15", "0.18", "0.19"):
+        assert f"  val_bpb: {boast}" in log, "it is in the log, where it can be read as what it is"
     assert "0.17" not in log
     assert list(printed) == SUMMARY
     assert printed["depth"] == "n/a"
@@ -603,11 +606,13 @@ class Answers:
         self.clock = wire.Clock("wall", psutil.Process())
         self.relay = self
         self.said: list[str] = []
+        self.limits: list[tuple[float, str]] = []
 
     def restart_clock(self, kind: str) -> None:
         self.clock = wire.Clock(kind, self.clock.process)
 
     def logits(self, tokens: np.ndarray, limit_seconds: float, reason: str) -> tuple[np.ndarray, str]:
+        self.limits.append((limit_seconds, reason))
         return np.asarray(self.model(tokens), np.float32), self.dtype
 
     def say(self, line: str) -> None:
@@ -789,3 +794,118 @@ def test_what_the_trainer_says_of_its_model_brings_no_line_into_the_summary(corp
         assert list(printed) == SUMMARY
         assert not any("\n" in value for value in printed.values())
         assert (printed["depth"], printed["mfu_percent"]) == ("n/a", "n/a")
+
+
+def test_the_first_answer_after_the_training_has_a_limit_of_its_own(short: Corpus, table: np.ndarray) -> None:
+    measured = measurement(short, lambda tokens: table[tokens])
+    measured._rehearse()
+    rehearsed = len(measured.trainer.limits)
+    measured._score()
+    first, *others = measured.trainer.limits[rehearsed:]
+    assert "first answer" in first[1]
+    assert first[0] == pytest.approx(3 * measured._request_seconds + 3)
+    assert len(others) == 3 + 2 + 2, "the other requests, the cut ones of 64 rows, and the first twice more"
+    assert all(limit > 60 and "scoring" in reason for limit, reason in others)
+
+
+@pytest.fixture(scope="module")
+def long(corpus: Corpus) -> Corpus:
+    """Requests of two rows, as with the corpora for a GPU."""
+    return dataclasses.replace(corpus, context=2048, vocabulary=8192)
+
+
+def test_long_rows_are_checked_as_short_ones(long: Corpus) -> None:
+    def model(tokens: np.ndarray) -> np.ndarray:
+        asked.append(len(tokens))
+        return np.broadcast_to(np.float32(0), (*tokens.shape, long.vocabulary))
+
+    asked: list[int] = []
+    measured = measurement(long, model)
+    requests = len(measured._requests)
+    assert len(measured._requests[0]) == 2
+    measured._rehearse()
+    before = len(asked)
+    measured._score()
+    assert len(asked) - before == requests + min(32, requests) + 2
+
+
+def test_rows_that_look_at_their_neighbours_are_found_among_two(long: Corpus) -> None:
+    def model(tokens: np.ndarray) -> np.ndarray:
+        logits = np.zeros((*tokens.shape, long.vocabulary), np.float32)
+        logits[0] += np.arange(long.vocabulary) / 1000
+        return logits
+
+    for _ in range(3):
+        with pytest.raises(wire.FailedError, match="its place among the others"):
+            score(long, model)
+
+
+def test_bfloat16_may_round_otherwise_at_another_place_and_nowhere_else(short: Corpus, table: np.ndarray) -> None:
+    def moved(tokens: np.ndarray) -> np.ndarray:
+        return table[tokens] * (1 + np.arange(len(tokens))[:, None, None] / 4096)
+
+    assert score(short, moved, "bfloat16") > 1
+    with pytest.raises(wire.FailedError, match="its place among the others"):
+        score(short, moved, "float32")
+    with pytest.raises(wire.FailedError, match="not causal"):
+        score(short, peeking(table, 0.05), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("device", "teraflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA L400", None),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_device_is_that_of_its_data_sheet(device: str, teraflops: float | None) -> None:
+    assert harness.peak_flops(device) == (None if teraflops is None else teraflops * 1e12)
+
+
+def test_mfu_is_the_part_of_the_peak_that_the_tokens_needed(corpus: Corpus) -> None:
+    measured = measurement(corpus, lambda tokens: tokens)
+    measured.tokens, measured.training_seconds = 300_000_000, 300.0
+    measured.facts = {"flops_per_token": 395.6e6}
+    assert measured.summary(1.0, "NVIDIA H200", 1)["mfu_percent"] == "40.00"
+    assert measured.summary(1.0, "NVIDIA H200", 2)["mfu_percent"] == "20.00"
+    assert measured.summary(1.0, "cpu", 1)["mfu_percent"] == "n/a"
+
+
+def test_rows_of_another_length_or_number_are_not_the_same_text_again(corpus: Corpus) -> None:
+    batches = harness.Batches(corpus, 0)
+    begins = [batches.take(rows, context)[:, 1:17].tolist() for rows, context in ((8, 64), (8, 64), (16, 64), (8, 128))]
+    rows = [tuple(row) for batch in begins for row in batch]
+    assert len(set(rows)) > 0.9 * len(rows)
+
+
+def test_a_step_that_would_not_end_in_time_is_not_begun(tmp_path: Path, data: Path) -> None:
+    slow = """
+def step(model, run, inputs, targets):
+    end = time.process_time() + 0.7
+    while time.process_time() < end:
+        pass
+    return 5.0
+"""
+    printed = summary(*ended(started(tmp_path, data, HONEST + slow, BUDGET_SECONDS=2)))
+    assert printed["num_steps"] == "2"
+    assert 1.4 <= float(printed["training_seconds"]) < 1.9
+
+
+def test_a_device_that_is_not_there_is_a_sick_machine(tmp_path: Path, data: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    said = reason(*ended(started(tmp_path, data, HONEST, "--device", "cuda")))
+    assert said == "torch finds no GPU (CUDA_ERROR_NO_DEVICE)"
+    assert evaluator._SICK.search(said.encode())

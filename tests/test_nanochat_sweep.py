@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from autoresearch_ray.monitors.nvml import Nvml
 from tests.conftest import git, processes_of
 
 NANOCHAT = Path(__file__).parents[1] / "examples" / "nanochat"
+sys.path.insert(0, str(NANOCHAT))
+import harness  # noqa: E402
+import wire  # noqa: E402
+
 PROGRAMS = ("program.md", "cpu.md", "two_gpus.md")
 
 
@@ -42,7 +47,7 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "-q", "-m", "nanochat")
 
 
-def call(folder: Path, data: Path, arguments: Sequence[str], **environ: str) -> str:
+def call(folder: Path, data: Path, arguments: Sequence[str], timeout: float = 110, **environ: str) -> str:
     """What a command prints, standard error in it, with this Python first in the PATH."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AUTORESEARCH_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
@@ -53,7 +58,7 @@ def call(folder: Path, data: Path, arguments: Sequence[str], **environ: str) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -71,7 +76,7 @@ def summary(log: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_baseline_learns_the_language_in_a_few_seconds(nanochat_data: Path) -> None:
-    log = call(NANOCHAT, nanochat_data, ["harness.py"], AUTORESEARCH_BUDGET_SECONDS="4")
+    log = call(NANOCHAT, nanochat_data, ["harness.py", "--device", "cpu"], AUTORESEARCH_BUDGET_SECONDS="4")
     printed = summary(log)
     # A guess needs log2(1,024) bits for 2.77 bytes: 3.6 bits per byte.
     assert 1.7 < float(printed["val_bpb"]) < 3.2
@@ -93,7 +98,8 @@ def test_three_experiments_over_ray_by_the_driver(example: Path, nanochat_data: 
     printed = call(example, nanochat_data, ["run.py", "cpu.md", "--workers", "2"])
     record = experiments(example, nanochat_data)
     assert [each["n"] for each in record] == [0, 1, 2, 3], printed
-    assert all(1.7 < each["metric"] < 4.0 for each in record), printed
+    assert 1.7 < record[0]["metric"] < 3.7, printed
+    assert all(each["failure"] is None for each in record), printed
     assert len(re.findall(r"^#\d+ \[(?:keep|discard)\]", printed, re.M)) >= 4  # the baseline, three verdicts, the best
     assert git(example, "rev-parse", "HEAD") == before
     assert git(example, "status", "--porcelain") == ""
@@ -103,9 +109,8 @@ def test_three_experiments_over_ray_by_the_driver(example: Path, nanochat_data: 
 @pytest.mark.slow
 def test_the_command_of_two_gpus_trains_on_two_processes(nanochat_data: Path) -> None:
     command = program.read(NANOCHAT / "two_gpus.md").eval.command
-    *_, launch = command.split(" --launch ")
-    arguments = ["harness.py", "--launch", launch.strip('"')]
-    assert f"python harness.py --corpus climbmix --launch {launch}" == command
+    python, *arguments = shlex.split(command.replace("climbmix-10", "stdlib").replace("cuda", "cpu"))
+    assert python == "python"
     printed = summary(call(NANOCHAT, nanochat_data, arguments, AUTORESEARCH_STEPS="6"))
     assert printed["num_steps"] == "6"
     assert float(printed["val_bpb"]) < 3.7
@@ -127,8 +132,11 @@ def test_the_programs_read_and_freeze_all_but_train(name: str) -> None:
     assert read.eval.parse == Parse(ParseKind.COMMAND, 'grep "^val_bpb:" run.log')
     assert read.eval.budget_seconds == (20 if name == "cpu.md" else 300)
     assert read.options.gpus_per_worker == {"program.md": 1, "cpu.md": 0, "two_gpus.md": 2}[name]
-    # What the harness allows beside the budget ends before the runner's hard stop.
-    assert read.eval.kill_after_seconds >= read.eval.budget_seconds + 120
+    # What the harness allows ends before the runner's hard stop; by the wall, if a CPU is shared by two.
+    clock, share = ("cpu", 2) if name == "cpu.md" else ("wall", 1)
+    counted = harness.SETUP_SECONDS[clock] + read.eval.budget_seconds + harness.GRACE_SECONDS[clock]
+    scoring = harness.SCORING_SECONDS if clock == "wall" else 10
+    assert read.eval.kill_after_seconds >= wire.STARTING_SECONDS + share * (counted + scoring)
 
 
 # --- On a GPU --------------------------------------------------------------------------------------------------------
@@ -146,17 +154,17 @@ def gpu() -> str:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An AUTORESEARCH_DATA folder with the corpus `packages`: the text that is there without a network."""
     folder = tmp_path_factory.mktemp("packages")
-    call(NANOCHAT, folder, ["prepare.py", "packages"])
+    call(NANOCHAT, folder, ["prepare.py", "packages"], timeout=300)
     return folder
 
 
 @pytest.mark.gpu
 @pytest.mark.timeout(600)
 def test_a_gpu_is_used_well(gpu: str, packages: Path) -> None:
-    arguments = ["harness.py", "--corpus", "packages"]
+    arguments = ["harness.py", "--corpus", "packages", "--device", "cuda"]
     environ = {"CUDA_VISIBLE_DEVICES": gpu, "AUTORESEARCH_BUDGET_SECONDS": "30"}
-    call(NANOCHAT, packages, arguments, **environ)  # compiles
-    printed = summary(call(NANOCHAT, packages, arguments, **environ))
+    call(NANOCHAT, packages, arguments, timeout=300, **environ)  # compiles
+    printed = summary(call(NANOCHAT, packages, arguments, timeout=300, **environ))
     assert printed["clock"] == "wall"
     assert float(printed["total_seconds"]) - float(printed["training_seconds"]) < 30
     assert float(printed["peak_vram_mb"]) > 0
@@ -168,10 +176,11 @@ def test_a_gpu_is_used_well(gpu: str, packages: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.timeout(600)
 def test_three_short_experiments_on_a_gpu(gpu: str, packages: Path, example: Path) -> None:
-    text = (example / "program.md").read_text().replace("climbmix", "packages").replace("5 minutes", "15 seconds")
+    text = (example / "program.md").read_text().replace("5 minutes", "15 seconds")
+    text = text.replace("climbmix-10", "packages").replace("climbmix --shards 10", "packages")
     (example / "program.md").write_text(text.replace("agent: claude", "agent: knobs\nbackend: local"))
     commit(example)
-    call(example, packages, ["-m", "autoresearch_ray", "run", "program.md", "--experiments", "3"])
+    call(example, packages, ["-m", "autoresearch_ray", "run", "program.md", "--experiments", "3"], timeout=550)
     measured = [each for each in experiments(example, packages) if each["metric"] is not None]
     assert len(measured) >= 2
     assert all("NVIDIA" in each["device"] for each in measured)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +126,7 @@ class Packer:
 
     WAITING = 1_000
 
-    def __init__(self, split: Split, bos: int, context: int, seed: int | None) -> None:
+    def __init__(self, split: Split, bos: int, context: int, seed: int | Sequence[int] | None) -> None:
         lengths = np.diff(split.starts) - 1  # of text, without BOS
         counts = -(-lengths // context)
         offsets = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * context

@@ -36,14 +36,16 @@ BUDGET_SECONDS = {"cuda": 300.0, "mps": 300.0, "cpu": 20.0}
 # By the clock that counts the budget. Setting up: import, build, compile, warm-up. Grace: the last step and the return.
 SETUP_SECONDS = {"wall": 300.0, "cpu": 60.0}
 GRACE_SECONDS = {"wall": 3.0, "cpu": 0.5}
-# All requests for logits may take so many times what they took before the training, and the grace. A model that goes on
-# learning when it is asked would need more.
-SCORING_FACTOR = 2.0
+# The first request for logits after the training may take so many times what one took before it, and the grace: a model
+# that goes on learning when it is asked would need more. Had it learned later, its first answer would not come again.
+FIRST_ANSWER_FACTOR = 3.0
+SCORING_FACTOR = 5.0
+SCORING_SECONDS = 60.0  # that all requests may take in any case
 
 VALIDATION_TOKENS = 1 << 19  # at most: stdlib has fewer, and is read once
 LARGEST_REQUEST = 32  # rows
 TIMED_REQUESTS = 4  # before the training, to know how long one takes
-SAMPLED_REQUESTS = 2  # are asked again for state and causality, drawn anew in each run
+SAMPLED_ROWS = 64  # are asked again with other tokens after a cut, drawn anew in each run
 BATCH_TOKENS = 1 << 24  # of one batch, at most
 SOURCE_BYTES = 100_000  # of train.py: a larger file carries weights, not code
 
@@ -57,10 +59,12 @@ DEEPEST = 30.0  # under the largest: a logit below it has no probability, and mu
 # A row at another place in the batch: products of another shape round otherwise, in bfloat16 by up to 2**-8.
 TOLERANCE_MOVED = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 3e-2}
 
-# Dense bfloat16 FLOP/s, from the data sheets; the first name found in the device's name counts.
+# Dense bfloat16 FLOP/s of a whole card, from the data sheets; the first name found in the device's name counts.
 PEAK_FLOPS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
     "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -88,8 +92,8 @@ class Measurement:
     tokens: int = 0
     training_seconds: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)  # what the trainer says of its model: for the summary alone
-    _request_rows: int = field(init=False)
-    _requests: list[np.ndarray] = field(init=False)  # the validation rows, uint16 [_request_rows, context + 1]
+    _fresh: np.ndarray = field(init=False)  # training rows, uint16 [rows, context + 1], of the size of a request
+    _requests: list[np.ndarray] = field(init=False)  # the validation rows, likewise
     _request_seconds: float = 0.0
     _limit: tuple[float, str] = (0.0, "")  # for a request for logits
     _dtype: str = ""
@@ -100,8 +104,8 @@ class Measurement:
         size = max(1, min(LARGEST_REQUEST, BUFFER_BYTES // (4 * corpus.context * corpus.vocabulary)))
         count = min(VALIDATION_TOKENS, len(corpus.validation.tokens)) // (corpus.context + 1)
         rows = packed(corpus, corpus.validation, count, None)
-        self._request_rows = size
         self._requests = [rows[start : start + size] for start in range(0, count - size + 1, size)]
+        self._fresh = packed(corpus, corpus.train, size, self.seed)
 
     def run(self) -> float:
         """Build, train, score: bits per byte. Raises `FailedError`."""
@@ -120,7 +124,7 @@ class Measurement:
 
         How long an answer takes is known too, and what is compiled for it is compiled.
         """
-        shape = self._request_rows, self.corpus.context
+        shape = len(self._fresh), self.corpus.context
         noise = np.random.default_rng(self.seed).integers(self.corpus.vocabulary, size=shape, dtype=np.uint16)
         self._logits(noise)
         before = self.trainer.clock.seconds
@@ -132,12 +136,12 @@ class Measurement:
 
     def _train(self) -> None:
         """Hand out batches until the budget is spent. It starts with the first one."""
-        trainer = self.trainer
-        setup, grace = SETUP_SECONDS[self.clock], GRACE_SECONDS[self.clock]
+        trainer, clock = self.trainer, self.clock
+        setup, grace, budget = SETUP_SECONDS[clock], GRACE_SECONDS[clock], self.budget_seconds
         limit = setup, f"setting up took more than {setup:g} s"
-        batches: dict[tuple[int, int], Batches] = {}
+        batches = Batches(self.corpus, self.seed)
         started = ended = False
-        helped = 0.0
+        handed_out = helped = 0.0
         trainer.send(do="train")
         while True:
             message = trainer.receive(*limit)
@@ -152,26 +156,29 @@ class Measurement:
                 if not started:
                     started = True
                     helped = trainer.helpers_cpu_seconds()
-                    trainer.restart_clock(self.clock)
-                    late = f"training went on for more than {grace:g} s after its budget of {self.budget_seconds:g} s"
-                    limit = self.budget_seconds + grace, f"{late} ({self.clock})"
+                    trainer.restart_clock(clock)
+                    limit = budget + grace, f"training went on for {grace:g} s after its budget of {budget:g} {clock} s"
                     self._check_untrained()
-                if (progress := self._progress()) < 1:
-                    if (rows, context) not in batches:
-                        batches[rows, context] = Batches(self.corpus, rows, context, self.seed)
-                    trainer.send(batches[rows, context].take(), progress=progress)
-                    self.steps += 1
-                    self.tokens += rows * context
-                    batches[rows, context].pack()  # while the trainer works
-                else:
+                    handed_out = trainer.clock.seconds
+                now = trainer.clock.seconds
+                # A step that would not end in time is not begun.
+                over = now + (now - handed_out) >= budget or self.steps == self.max_steps
+                if over:
                     trainer.send(end=True)
                     ended = True
+                else:
+                    progress = now / budget if self.max_steps is None else self.steps / self.max_steps
+                    trainer.send(batches.take(rows, context), progress=progress)
+                    handed_out = now
+                    self.steps += 1
+                    self.tokens += rows * context
+                    batches.pack(rows, context)  # the next one, while the trainer works
         if not started:
             raise FailedError("train.py asked for no batch")
         self.training_seconds = trainer.clock.seconds
         self.facts |= message
         helped = trainer.helpers_cpu_seconds() - helped
-        if self.clock == "cpu" and helped > grace:
+        if clock == "cpu" and helped > grace:
             raise FailedError(f"processes that train.py started used {helped:.1f} CPU seconds beside its budget")
 
     def _asked(self, message: dict[str, Any]) -> tuple[int, int]:
@@ -182,13 +189,6 @@ class Measurement:
         if rows * context > BATCH_TOKENS:
             raise FailedError(f"a batch has at most {BATCH_TOKENS:,} tokens, not {rows} rows of {context}")
         return rows, context
-
-    def _progress(self) -> float:
-        """The spent part of the budget."""
-        spent = self.trainer.clock.seconds / self.budget_seconds
-        if self.max_steps is None or spent >= 1:
-            return spent
-        return self.steps / self.max_steps
 
     def _curve(self, loss: Any) -> None:
         """Print a point of the learning curve. Raises `FailedError` if there is no use in going on."""
@@ -215,8 +215,7 @@ class Measurement:
 
     def _check_untrained(self) -> None:
         """The model that asks for its first batch must not know the language yet. The clock is running."""
-        rows = packed(self.corpus, self.corpus.train, self._request_rows, self.seed)
-        nats = float(losses(self._logits(rows[:, :-1]), rows[:, 1:]).mean())
+        nats = float(losses(self._logits(self._fresh[:, :-1]), self._fresh[:, 1:]).mean())
         guess = math.log(self.corpus.vocabulary)
         if nats < UNTRAINED * guess:
             raise FailedError(
@@ -225,62 +224,61 @@ class Measurement:
             )
 
     def _score(self) -> float:
-        """Bits per byte over the pinned validation rows, after the checks that make it mean something."""
-        corpus, requests = self.corpus, self._requests
-        usual = self._request_seconds * (len(requests) + 2 * SAMPLED_REQUESTS + 1)
-        limit = SCORING_FACTOR * usual + GRACE_SECONDS[self.clock]
-        self._limit = (
-            limit,
-            f"scoring took more than {limit:.1f} s; before the training it would have taken {usual:.1f} s",
-        )
-        # The first request, which a model that goes on learning answers worst. The others are unforeseeable, so that no
-        # model can behave for the sample alone.
+        """Bits per byte over the pinned validation rows.
+
+        Logits follow from the tokens up to theirs in the same row, and from nothing else: that is checked meanwhile, on
+        rows that nobody can foresee, so that no model can behave for them alone.
+        """
+        corpus, trainer, requests = self.corpus, self.trainer, self._requests
         chance = np.random.default_rng(secrets.randbits(64))
-        sampled = [0, *chance.choice(np.arange(1, len(requests)), size=SAMPLED_REQUESTS - 1, replace=False)]
-        kept: dict[int, np.ndarray] = {}
+        sampled = set(chance.permutation(len(requests))[: -(-SAMPLED_ROWS // len(requests[0]))].tolist())
+        limit = FIRST_ANSWER_FACTOR * self._request_seconds + GRACE_SECONDS[self.clock]
+        self._limit = limit, f"the first answer after the training took more than {limit:.1f} s"
+        trainer.restart_clock(self.clock)
+        first, *_ = requests
+        first_answer = self._logits(first[:, :-1]).copy()
+        limit = SCORING_FACTOR * self._request_seconds * (len(requests) + len(sampled) + 2) + SCORING_SECONDS
+        self._limit = limit, f"scoring took more than {limit:.0f} s"
         nats, size_bytes = 0.0, 0
-        self.trainer.restart_clock(self.clock)
         for number, request in enumerate(requests):
-            logits = self._logits(request[:, :-1])
+            logits = first_answer if request is first else self._logits(request[:, :-1])
             token_bytes = corpus.token_bytes[request[:, 1:]]
             nats += float(losses(logits, request[:, 1:])[token_bytes > 0].sum(dtype=np.float64))
             size_bytes += int(token_bytes.sum())
             if number in sampled:
-                kept[number] = logits.copy()  # last, so that the trainer did not change what was scored after its check
-        first, second = ((requests[number][:, :-1], kept[number]) for number in sampled)
-        self._check_answers(first, second, chance)
+                # Copied after it was scored, so that the trainer cannot have changed what was scored meanwhile.
+                self._check_causal(request[:, :-1], logits.copy(), requests[number - 1][:, :-1], chance)
+        self._check_stateless(first[:, :-1], first_answer, chance)
         return nats / math.log(2) / size_bytes
 
-    def _check_answers(
-        self,
-        first: tuple[np.ndarray, np.ndarray],
-        second: tuple[np.ndarray, np.ndarray],
-        chance: np.random.Generator,
+    def _check_causal(
+        self, tokens: np.ndarray, answer: np.ndarray, others: np.ndarray, chance: np.random.Generator
     ) -> None:
-        """Logits follow from the tokens up to theirs in the same row, and from nothing else.
-
-        `first` and `second` are requests, tokens [rows, context], with the logits that they were answered with.
-        """
-        for tokens, answer in (second, first):
-            why = "the same rows gave other logits the second time: the model keeps state"
-            same(self._logits(tokens), answer, TOLERANCE, why)
-        tokens, answer = first
-        order = chance.permutation(len(tokens))
-        why = "logits of a row change with its place among the others"
-        same(self._logits(tokens[order]), answer[order], TOLERANCE_MOVED[self._dtype], why)
-        for (tokens, answer), (others, _) in ((first, second), (second, first)):
-            # After a cut of its own, each row goes on as a row of the other request does: text, as everywhere.
-            cuts = chance.integers(1, self.corpus.context, size=len(tokens))
-            kept = np.arange(self.corpus.context) < cuts[:, None]
-            why = "logits change with the tokens that come later: the model is not causal"
+        """After a cut of its own, each row goes on as another does: nothing before the cut may change."""
+        cuts = chance.integers(1, self.corpus.context, size=len(tokens))
+        kept = np.arange(self.corpus.context) < cuts[:, None]
+        why = "logits change with the tokens that come later: the model is not causal"
+        try:
             same(self._logits(np.where(kept, tokens, others))[kept], answer[kept], TOLERANCE, why)
+        except FailedError:
+            self._check_stateless(tokens, answer, chance)  # a nearer reason, if there is one
+            raise
+
+    def _check_stateless(self, tokens: np.ndarray, answer: np.ndarray, chance: np.random.Generator) -> None:
+        """The first rows, asked again after all others, then in other places among each other, give the same logits."""
+        why = "the same rows gave other logits the second time: the model keeps state"
+        same(self._logits(tokens), answer, TOLERANCE, why)
+        shift = int(chance.integers(1, len(tokens))) if len(tokens) > 1 else 0
+        why = "logits of a row change with its place among the others"
+        moved = self._logits(np.roll(tokens, shift, axis=0))
+        same(moved, np.roll(answer, shift, axis=0), TOLERANCE_MOVED[self._dtype], why)
 
     # --- Summary -----------------------------------------------------------------------------------------------------
 
     def summary(self, val_bpb: float, device: str, processes: int) -> dict[str, str]:
         facts = {name: finite(value) for name, value in self.facts.items()}
         flops, depth = facts.get("flops_per_token"), facts.get("depth")
-        peak = next((value for name, value in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device)), None)
+        peak = peak_flops(device)
         mfu = "n/a"
         if peak and flops:
             mfu = f"{100 * flops * self.tokens / self.training_seconds / peak / processes:.2f}"
@@ -301,21 +299,25 @@ class Measurement:
 
 
 class Batches:
-    """Training batches of one shape, uint16 [rows, context + 1], packed one ahead."""
+    """Training batches, packed one ahead. Rows of another length go on with an order of their own."""
 
-    def __init__(self, corpus: Corpus, rows: int, context: int, seed: int) -> None:
-        self._packer = Packer(corpus.train, corpus.bos, context, seed)
+    def __init__(self, corpus: Corpus, seed: int) -> None:
+        self._corpus, self._seed = corpus, seed
+        self._packers: dict[int, Packer] = {}
+        self._next: np.ndarray | None = None
+
+    def pack(self, rows: int, context: int) -> None:
+        if context not in self._packers:
+            order = (self._seed, context)
+            self._packers[context] = Packer(self._corpus.train, self._corpus.bos, context, order)
         self._next = np.empty((rows, context + 1), np.uint16)
-        self._packed = False
+        self._packers[context].fill(self._next)
 
-    def pack(self) -> None:
-        self._packer.fill(self._next)
-        self._packed = True
-
-    def take(self) -> np.ndarray:
-        if not self._packed:
-            self.pack()
-        self._packed = False
+    def take(self, rows: int, context: int) -> np.ndarray:
+        """A batch, uint16 [rows, context + 1]."""
+        if self._next is None or self._next.shape != (rows, context + 1):
+            self.pack(rows, context)
+        assert self._next is not None
         return self._next
 
 
@@ -341,7 +343,15 @@ def same(found: np.ndarray, expected: np.ndarray, tolerance: float, why: str) ->
         raise FailedError(f"{why} (by up to {difference:.2g})")
 
 
-_threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+def peak_flops(device: str) -> float | None:
+    """The dense bfloat16 FLOP/s of a device by its name; None for a part of one, and where no data sheet was read."""
+    if "MIG" in device or "Laptop" in device:
+        return None
+    return next((value for name, value in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device)), None)
+
+
+# As many as the runner grants: several experiments share a node.
+_threads = ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
 
 
 def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -366,7 +376,8 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     if (size := (HERE / "train.py").stat().st_size) > SOURCE_BYTES:
         raise FailedError(f"train.py has {size:,} bytes, more than {SOURCE_BYTES:,}: code has less, weights have more")
     corpus = Corpus.open(options.corpus)
-    trainer = Trainer(shlex.split(options.launch), options.readable, folder)
+    print(f"corpus: {corpus.name}, digest {corpus.digest}", flush=True)
+    trainer = Trainer(shlex.split(options.launch), options.device, options.readable, folder)
     try:
         device = trainer.connect()
         single_cpu = device["type"] == "cpu" and device["world"] == 1
@@ -390,6 +401,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure train.py: train it for its budget, print val_bpb.")
     parser.add_argument("--corpus", default="stdlib", help="what prepare.py has made (default: stdlib)")
+    parser.add_argument("--device", choices=["cuda", "mps", "cpu"], help="fail without it (default: what is there)")
     parser.add_argument("--clock", choices=["wall", "cpu"], help="what the budget counts (default: cpu on a CPU)")
     parser.add_argument("--launch", default="", help="a launcher of the trainer: 'torchrun --nproc_per_node=2'")
     parser.add_argument("--readable", action="append", default=[], help="a folder that train.py may read")

@@ -31,7 +31,7 @@ HEAD = 128  # fixed: CUDA and MPS
 # Rows of one step: 2**18 tokens.
 ROWS = 128  # fixed: CUDA
 # Rows that go through the model at once; the gradients of a step are summed over them.
-MICRO_ROWS = 64  # fixed: CUDA
+MICRO_ROWS = 32  # fixed: CUDA
 # Tokens of a row in training.
 CONTEXT = 2048  # fixed: CUDA
 # Layers on Apple's MPS.

@@ -26,19 +26,29 @@ from data import data_folder
 HERE = Path(__file__).resolve().parent
 
 
+class NoDeviceError(Exception):
+    """The device that was asked for is not there."""
+
+
 class Run:
     """What train.py is given."""
 
-    def __init__(self, link: Connection | None, folder: Path) -> None:
+    def __init__(self, link: Connection | None, folder: Path, device: str) -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))  # processes of this one experiment, by torchrun
         self.rank = int(os.environ.get("RANK", "0"))
-        if torch.cuda.is_available():
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        kind = next(name for name, is_there in there.items() if is_there) if device == "any" else device
+        if not there[kind]:
+            # The runner takes the words of CUDA for a sick machine, not for a bad idea.
+            raise NoDeviceError(
+                "torch finds no GPU (CUDA_ERROR_NO_DEVICE)" if kind == "cuda" else f"there is no {kind}"
+            )
+        self.device = torch.device(kind)
+        self._name = kind
+        if kind == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
             self._name = torch.cuda.get_device_name(self.device)
-        else:
-            self.device = torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-            self._name = self.device.type
         if self.world > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self._link = link
@@ -78,7 +88,10 @@ class Run:
             progress, batch = self._next(rows, context)
             if batch is None:
                 return
-            batch = batch[self.rank * share :][:share].to(self.device, torch.int64)
+            batch = batch[self.rank * share :][:share]
+            if self.device.type == "cuda":
+                batch = batch.pin_memory() if batch.is_cpu else batch  # a copy that nothing has to wait for
+            batch = batch.to(self.device, non_blocking=True).long()
             yield batch[:, :-1], batch[:, 1:], progress
 
     def average(self, model: torch.nn.Module) -> None:
@@ -195,7 +208,8 @@ def guard_files(folder: Path, readable: list[str]) -> None:
     paths = sysconfig.get_paths()
     own = [str(folder), os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"], "/dev/null"]
     system = ["/usr", "/lib", "/lib64", "/etc", "/opt", "/sys", "/proc", "/dev", "/System", "/Library"]
-    python = [sys.prefix, sys.base_prefix, *paths.values()]
+    installed = [each for each in sys.path if each.endswith(("site-packages", "dist-packages"))]
+    python = [sys.prefix, sys.base_prefix, *paths.values(), *installed]
     may_write = tuple(os.path.realpath(each) for each in own)
     may_read = (*may_write, *(os.path.realpath(each) for each in [*system, *python, *readable]))
     code = tuple(os.path.realpath(each) for each in [HERE, *sys.path])
@@ -216,14 +230,15 @@ def guard_files(folder: Path, readable: list[str]) -> None:
         if readable and not writes and not below(path, never) and not other_process.match(path):
             return
         raise PermissionError(
-            f"train.py may not {'write' if writes else 'read'} {path}: all that a model knows comes from its batches"
+            f"train.py may not {'write' if writes else 'read'} {path}: all that a model knows comes from its batches "
+            "(harness.py --readable lets it)"
         )
 
     sys.addaudithook(hook)
 
 
 def main() -> int:
-    folder = Path(sys.argv[1])
+    folder, device, *readable = Path(sys.argv[1]), *sys.argv[2:]
     if sys.platform == "linux":  # PR_SET_PDEATHSIG: it ends with the process that started it, whatever it is doing
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     link = None
@@ -231,16 +246,17 @@ def main() -> int:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.connect(str(folder / "socket"))
         link = Connection(client.detach())
-    run = Run(link, folder)
-    guard_files(folder, sys.argv[2:])
     try:
+        run = Run(link, folder, device)
+        guard_files(folder, readable)
         run.serve()
     except EOFError:
         return 1  # the referee has gone
     except BaseException as error:  # noqa: BLE001  whatever train.py raises: the harness is told, and prints why
         traceback.print_exc()
-        text = f"train.py: {type(error).__name__}: {error}".splitlines()[0]
-        run._send(failed=text[:2000])
+        text = str(error) if isinstance(error, NoDeviceError) else f"train.py: {type(error).__name__}: {error}"
+        if link is not None:
+            link.send_bytes(json.dumps({"failed": text.splitlines()[0][:2000]}).encode())
         raise SystemExit(1) from None
     return 0
 

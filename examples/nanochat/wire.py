@@ -13,6 +13,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ from data import data_folder
 
 HERE = Path(__file__).resolve().parent
 BUFFER_BYTES = 128 << 20  # logits of one request: 2 rows of 2,048 tokens with 8,192 entries
-STARTING_SECONDS = 120  # of the wall: Python, torch, and a GPU that wakes
+STARTING_SECONDS = 180  # of the wall: Python, torch, and a GPU that wakes
+SENDING_SECONDS = 30  # a trainer that asks and does not read is ended after them
 STALL_FACTOR = 20  # a trainer that uses no CPU is ended after this many times the seconds it was to use
 
 
@@ -100,7 +102,7 @@ class Clock:
 class Trainer:
     """The process that runs train.py, as the harness sees it."""
 
-    def __init__(self, launch: list[str], readable: list[str], folder: Path) -> None:
+    def __init__(self, launch: list[str], device: str | None, readable: list[str], folder: Path) -> None:
         if sys.platform == "linux":  # PR_SET_CHILD_SUBREAPER: what train.py detaches becomes a child of this process
             ctypes.CDLL(None).prctl(36, 1)
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -110,7 +112,7 @@ class Trainer:
             file.truncate(BUFFER_BYTES)
             self._buffer = mmap.mmap(file.fileno(), BUFFER_BYTES)
         self._process = subprocess.Popen(
-            [*(launch or [sys.executable]), str(HERE / "trainer.py"), str(folder), *readable],
+            [*(launch or [sys.executable]), str(HERE / "trainer.py"), str(folder), device or "any", *readable],
             cwd=HERE,
             env=os.environ | _environment(folder),
             stdin=subprocess.DEVNULL,
@@ -128,7 +130,9 @@ class Trainer:
         late = f"the trainer did not start within {STARTING_SECONDS} s"
         while self._link is None:
             try:
-                self._link = Connection(self._server.accept()[0].detach())
+                link = self._server.accept()[0]
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SENDING_SECONDS, 0))
+                self._link = Connection(link.detach())
             except TimeoutError:
                 if self._process.poll() is not None:
                     raise FailedError(f"the trainer did not start{self._how_it_ended()}") from None
@@ -141,10 +145,14 @@ class Trainer:
     def send(self, tokens: np.ndarray | None = None, /, **message: Any) -> None:
         """Send a message and, behind it, tokens."""
         assert self._link is not None
-        with contextlib.suppress(BrokenPipeError):  # the next `receive` tells
+        try:
             self._link.send_bytes(json.dumps(message).encode())
             if tokens is not None:
                 self._link.send_bytes(np.ascontiguousarray(tokens, np.uint16).tobytes())
+        except BrokenPipeError:
+            pass  # it is gone: the next `receive` says how
+        except BlockingIOError:
+            raise FailedError("the trainer asked for something and does not read it") from None
 
     def receive(self, limit_seconds: float, reason: str) -> dict[str, Any]:
         """The trainer's next message. JSON, not pickle: what comes from there is data, never code.
@@ -221,7 +229,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",  # two edits within a second would share one stale file
         "PYTHONHASHSEED": "0",
         # glibc keeps freed memory. Fresh pages cost a CPU up to a third of its steps, and never the same third.
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the most that every version takes
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled / "inductor")),
         "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(compiled / "triton")),
