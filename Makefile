@@ -4,6 +4,8 @@
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 VENV ?= .venv
+# What the numbers of examples/nanochat were measured with; on a GPU take the build that suits its driver.
+TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
 .PHONY: help demo test check bench nanochat nanochat-sweep clean
@@ -37,10 +39,16 @@ bench: $(VENV)/.test  ## the numbers of the README
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.board
 
-nanochat: $(VENV)/.test  ## one training of examples/nanochat on this machine
+$(VENV)/.nanochat: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make nanochat PYTHON=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nanochat]' '$(TORCH)'
+	@touch $@
+
+nanochat: $(VENV)/.nanochat  ## one training of examples/nanochat on this machine
 	cd examples/nanochat && $(abspath $(BIN))/python prepare.py && $(abspath $(BIN))/python harness.py
 
-nanochat-sweep: $(VENV)/.test  ## 40 experiments on it, with two workers on a CPU
+nanochat-sweep: $(VENV)/.nanochat  ## 40 experiments on it, with two workers on a CPU
 	cd examples/nanochat && VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(BIN)):$$PATH" autoresearch-ray run cpu.md
 
 clean:  ## remove what the targets above made

@@ -40,9 +40,7 @@ class Run:
         kind = next(name for name, is_there in there.items() if is_there) if device == "any" else device
         if not there[kind]:
             # The runner takes the words of CUDA for a sick machine, not for a bad idea.
-            raise NoDeviceError(
-                "torch finds no GPU (CUDA_ERROR_NO_DEVICE)" if kind == "cuda" else f"there is no {kind}"
-            )
+            raise NoDeviceError(f"torch finds no {'GPU (CUDA_ERROR_NO_DEVICE)' if kind == 'cuda' else kind}")
         self.device = torch.device(kind)
         self._name = kind
         if kind == "cuda":
