@@ -197,20 +197,6 @@ def test_rows_of_another_width_and_a_split_without_text_are_refused() -> None:
         Packer(numbered([0, 0]), BOS, 8, 0)
 
 
-def test_the_packer_is_faster_than_a_gpu_eats() -> None:
-    lengths = np.random.default_rng(0).lognormal(6.4, 0.7, 60_000).astype(np.int64)  # about 770 tokens
-    starts = np.concatenate([[0], np.cumsum(lengths + 1)])
-    packer = Packer(Split(np.zeros(starts[-1], np.uint16), starts), BOS, 2_048, seed=0)
-    rows = np.empty((128, 2_049), np.uint16)
-    packer.fill(rows)
-    began = time.thread_time()
-    for _ in range(20):
-        packer.fill(rows)
-    speed = 20 * 128 * 2_048 / (time.thread_time() - began)
-    print(f"\nloader: {speed / 1e6:.0f} M tokens/s")
-    assert speed > 20e6
-
-
 # --- The standard library's sources ----------------------------------------------------------------------------------
 
 

@@ -219,7 +219,8 @@ def test_busy_neighbours_on_every_core_cost_time_of_the_wall_and_few_steps(tmp_p
             each.kill()
             each.wait()
     assert float(busy["training_seconds"]) <= 1.5
-    assert int(busy["num_steps"]) > 0.6 * int(alone["num_steps"])
+    # By the wall it would have had a half of the time or less, and spent some of it on starting again.
+    assert int(busy["num_steps"]) > 0.4 * int(alone["num_steps"])
 
 
 # --- The clock, the log, the data ------------------------------------------------------------------------------------
@@ -810,8 +811,10 @@ def test_the_first_answer_after_the_training_has_a_limit_of_its_own(short: Corpu
 
 @pytest.fixture(scope="module")
 def long(corpus: Corpus) -> Corpus:
-    """Requests of two rows, as with the corpora for a GPU."""
-    return dataclasses.replace(corpus, context=2048, vocabulary=8192)
+    """Requests of two rows, as with the corpora for a GPU, and eight of them."""
+    tokens = corpus.validation.tokens[: 16 * 2049 + 1]
+    validation = Split(tokens, np.array([0, len(tokens)]))
+    return dataclasses.replace(corpus, context=2048, vocabulary=8192, validation=validation)
 
 
 def test_long_rows_are_checked_as_short_ones(long: Corpus) -> None:
@@ -826,7 +829,7 @@ def test_long_rows_are_checked_as_short_ones(long: Corpus) -> None:
     measured._rehearse()
     before = len(asked)
     measured._score()
-    assert len(asked) - before == requests + min(32, requests) + 2
+    assert len(asked) - before == requests + requests + 2, "each with other tokens after a cut: 64 rows would be more"
 
 
 def test_rows_that_look_at_their_neighbours_are_found_among_two(long: Corpus) -> None:
@@ -835,9 +838,8 @@ def test_rows_that_look_at_their_neighbours_are_found_among_two(long: Corpus) ->
         logits[0] += np.arange(long.vocabulary) / 1000
         return logits
 
-    for _ in range(3):
-        with pytest.raises(wire.FailedError, match="its place among the others"):
-            score(long, model)
+    with pytest.raises(wire.FailedError, match="its place among the others"):
+        score(long, model)
 
 
 def test_bfloat16_may_round_otherwise_at_another_place_and_nowhere_else(short: Corpus, table: np.ndarray) -> None:

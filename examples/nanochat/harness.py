@@ -157,7 +157,8 @@ class Measurement:
                     started = True
                     helped = trainer.helpers_cpu_seconds()
                     trainer.restart_clock(clock)
-                    limit = budget + grace, f"training went on for {grace:g} s after its budget of {budget:g} {clock} s"
+                    late = f"training went on for more than {grace:g} s after its budget of {budget:g} s ({clock})"
+                    limit = budget + grace, late
                     self._check_untrained()
                     handed_out = trainer.clock.seconds
                 now = trainer.clock.seconds
@@ -314,11 +315,12 @@ class Batches:
         self._packers[context].fill(self._next)
 
     def take(self, rows: int, context: int) -> np.ndarray:
-        """A batch, uint16 [rows, context + 1]."""
+        """A batch that was not taken before, uint16 [rows, context + 1]."""
         if self._next is None or self._next.shape != (rows, context + 1):
             self.pack(rows, context)
-        assert self._next is not None
-        return self._next
+        batch, self._next = self._next, None
+        assert batch is not None
+        return batch
 
 
 def packed(corpus: Corpus, split: Split, rows: int, seed: int | None) -> np.ndarray:
