@@ -142,7 +142,7 @@ def test_the_programs_read_and_freeze_all_but_train(name: str) -> None:
 # --- On a GPU --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gpu() -> str:
     try:
         return Nvml.ids()[0]
@@ -151,7 +151,7 @@ def gpu() -> str:
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(gpu: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An AUTORESEARCH_DATA folder with the corpus `packages`: the text that is there without a network."""
     folder = tmp_path_factory.mktemp("packages")
     call(NANOCHAT, folder, ["prepare.py", "packages"], timeout=300)
