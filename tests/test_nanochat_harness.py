@@ -341,6 +341,45 @@ def test_no_file_brings_a_model_what_it_has_not_learned(tmp_path: Path, data: Pa
     assert str(places[0]) in why
 
 
+WAYS_OUT = """
+import socket, sqlite3
+def attempt(what, at):
+    try:
+        at()
+    except PermissionError as error:
+        print("denied:", what)
+    else:
+        print("allowed:", what)
+
+own = os.environ["TMPDIR"] + "/own"
+os.path.realpath = lambda path, **_: own
+for place in PLACES:
+    open(own, "w").write("WEIGHTS = [1]")
+    attempt(f"move to {place}", lambda: os.replace(own, place))
+    open(own, "w").write("WEIGHTS = [1]")
+    attempt(f"link at {place}", lambda: os.link(own, place))
+    attempt(f"symbolic link at {place}", lambda: os.symlink(own, place))
+attempt("database", lambda: sqlite3.connect(PLACES[1]))
+attempt("empty", lambda: os.truncate("harness.py", 0))
+attempt("read", lambda: open("/etc/../root/nothing"))
+listening = socket.create_server(("127.0.0.1", 0))
+attempt("connect", lambda: socket.create_connection(listening.getsockname()))
+os.replace(own, own + "-moved")
+sqlite3.connect(":memory:")
+"""
+
+
+def test_nothing_is_left_for_the_next_experiment_and_nothing_fetched(tmp_path: Path, data: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    places = [str(here / "left.py"), str(tmp_path / "left.pt")]
+    status, log = ended(started(here, data, HONEST + f"PLACES = {places}\n{WAYS_OUT}", STEPS=1))
+    summary(status, log)
+    assert re.findall(r"^ *allowed: .*$", log, re.M) == []
+    assert len(re.findall(r"^ *denied: ", log, re.M)) == 2 * 3 + 4
+    assert not any(map(os.path.lexists, places))
+
+
 def test_what_train_does_to_the_files_of_the_corpus_is_not_measured(tmp_path: Path, data: Path) -> None:
     corrupted = tmp_path / "data"
     shutil.copytree(data, corrupted)
@@ -441,6 +480,43 @@ def forward(self, tokens):
     return logits
 Model.forward = forward
 """
+BY_A_CHILD_THAT_VANISHES = """
+import signal
+def train(model, run):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one is told how much a child used
+    model.share_memory()
+    batches = run.batches(8, run.context)
+    inputs, targets, _ = next(batches)
+    if os.fork() == 0:
+        while time.process_time() < 3:
+            step(model, run, inputs, targets)
+        os._exit(0)
+    time.sleep(5)
+"""
+STOPS_THE_REFEREE = """
+import signal
+def train(model, run):
+    stored = [batch[:2] for batch in run.batches(8, run.context)]
+    time.sleep(0.02)
+    os.kill(os.getppid(), signal.SIGSTOP)
+    before = time.process_time()
+    while time.process_time() < before + 1.5:
+        step(model, run, *stored[0])
+    os.system(f"(sleep 0.5; kill -CONT {os.getppid()}) &")
+"""
+SLOW_BEFORE_AND_AFTER = """
+own = Model.forward
+answers = 0
+def forward(self, tokens):
+    global answers
+    if not self.training:
+        answers += 1
+        before = time.process_time()
+        while time.process_time() < before + (0.7 if answers <= 5 else 2 if answers == 7 else 0):
+            pass
+    return own(self, tokens)
+Model.forward = forward
+"""
 
 
 @pytest.mark.parametrize(
@@ -455,6 +531,13 @@ Model.forward = forward
             r"processes that train.py started used [\d.]+ CPU seconds beside",
             {"BUDGET_SECONDS": 0.5},
         ),
+        (
+            BY_A_CHILD_THAT_VANISHES,
+            r"processes that train.py started used [\d.]+ CPU seconds beside",
+            {"BUDGET_SECONDS": 0.5},
+        ),
+        (STOPS_THE_REFEREE, r"training went on for (more than )?0.5 s", {"BUDGET_SECONDS": 0.5}),
+        (SLOW_BEFORE_AND_AFTER, r"the first answer after the training took more than", {"BUDGET_SECONDS": 0.5}),
         (ONE_MORE_BATCH, r"asked for a batch after the last one", {"STEPS": 1}),
         (NO_BATCH, r"asked for no batch", {"STEPS": 1}),
         (DIVERGES, r"the loss is nan at step 3: the training has diverged", {"BUDGET_SECONDS": 600}),
@@ -470,6 +553,9 @@ Model.forward = forward
         "after-its-return",
         "by-a-child",
         "by-a-detached-child",
+        "by-a-child-that-vanishes",
+        "stops-the-referee",
+        "slow-before-and-after",
         "one-more-batch",
         "no-batch",
         "diverges",
@@ -785,7 +871,7 @@ def test_a_batch_that_cannot_be_is_refused(corpus: Corpus, rows: object, context
         measured._asked({"rows": rows, "context": context})
 
 
-@pytest.mark.parametrize("bad", ["1\nval_bpb: 0.1", None, math.nan, [1], {"a": 1}])
+@pytest.mark.parametrize("bad", ["1\nval_bpb: 0.1", None, math.nan, 10**400, [1], {"a": 1}])
 def test_what_the_trainer_says_of_its_model_brings_no_line_into_the_summary(corpus: Corpus, bad: object) -> None:
     measured = measurement(corpus, lambda tokens: tokens)
     measured.training_seconds = 1.0
@@ -807,6 +893,46 @@ def test_the_first_answer_after_the_training_has_a_limit_of_its_own(short: Corpu
     assert first[0] == pytest.approx(3 * measured._request_seconds + 3)
     assert len(others) == 3 + 2 + 2, "the other requests, the cut ones of 64 rows, and the first twice more"
     assert all(limit > 60 and "scoring" in reason for limit, reason in others)
+
+
+def test_slow_answers_before_the_training_buy_no_time_after_it(short: Corpus, table: np.ndarray) -> None:
+    measured = measurement(short, lambda tokens: table[tokens])
+    measured._request_seconds, measured.training_seconds, measured.tokens = 50.0, 10.0, 32 * 128 * 100
+    measured._score()
+    assert measured.trainer.limits[0][0] == pytest.approx(3 * 0.1 + 3)
+
+
+def test_what_is_scored_is_what_is_checked(short: Corpus, table: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that puts an honest answer into the buffer as soon as the other was scored wins nothing."""
+    buffer = np.empty((32, 128, short.vocabulary), np.float32)
+    own, honest = harness.losses, np.empty_like(buffer)
+
+    def model(tokens: np.ndarray) -> np.ndarray:
+        honest[:] = buffer[:] = table[tokens]
+        if tokens.tobytes() in pinned:  # and no other, so that no check sees it
+            np.put_along_axis(buffer[:, :-1], tokens[:, 1:, None].astype(int), 30.0, axis=2)
+        return buffer
+
+    def scored(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        nats = own(logits, targets)
+        buffer[:] = honest
+        return nats
+
+    measured = measurement(short, model)
+    pinned = {request[:, :-1].tobytes() for request in measured._requests[1:]}
+    measured._check_stateless = lambda *_: None
+    monkeypatch.setattr(harness, "losses", scored)
+    with pytest.raises(harness.FailedError, match="not causal"):
+        measured._score()
+
+
+@pytest.mark.parametrize(
+    "environ", [{"BUDGET_SECONDS": "nan"}, {"BUDGET_SECONDS": "-1"}, {"STEPS": "-3"}, {"SEED": "x"}, {"SEED": 1 << 40}]
+)
+def test_a_setting_that_cannot_be_is_named(tmp_path: Path, data: Path, environ: dict[str, object]) -> None:
+    said = reason(*ended(started(tmp_path, data, HONEST, **environ)))
+    ((name, value),) = environ.items()
+    assert said.startswith(f"AUTORESEARCH_{name} is '{value}', not a ")
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,7 @@ class Measurement:
     _request_seconds: float = 0.0
     _limit: tuple[float, str] = (0.0, "")  # for a request for logits
     _dtype: str = ""
+    _answer: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         # Read before train.py runs, so that nothing it does to the files is measured.
@@ -194,7 +195,7 @@ class Measurement:
     def _curve(self, loss: Any) -> None:
         """Print a point of the learning curve. Raises `FailedError` if there is no use in going on."""
         worst = EXPLODED * math.log(self.corpus.vocabulary)
-        if not isinstance(loss, int | float) or not loss <= worst:
+        if finite(loss) is None or loss > worst:
             raise FailedError(f"the loss is {loss} at step {self.steps}: the training has diverged")
         seconds, millions = self.trainer.clock.seconds, self.tokens / 1e6
         self.trainer.relay.say(f"  step {self.steps}  seconds {seconds:.1f}  tokens_M {millions:.2f}  loss {loss:.4f}")
@@ -202,17 +203,27 @@ class Measurement:
     # --- Scoring -----------------------------------------------------------------------------------------------------
 
     def _logits(self, tokens: np.ndarray) -> np.ndarray:
-        """Logits, float32 [rows, context, vocabulary], finite, for tokens [rows, context]. They hold until the next."""
-        logits, self._dtype = self.trainer.logits(tokens, *self._limit)
+        """Logits, float32 [rows, context, vocabulary], finite, for tokens [rows, context]. They hold until the next.
+
+        They are copied at once, and each answer alike: the trainer still has its hand on the buffer that they came in.
+        """
+        shared, self._dtype = self.trainer.logits(tokens, *self._limit)
         expected = (*tokens.shape, self.corpus.vocabulary)
-        if logits.shape != expected:
-            raise FailedError(f"logits have shape {list(logits.shape)}, expected {list(expected)}")
+        if shared.shape != expected:
+            raise FailedError(f"logits have shape {list(shared.shape)}, expected {list(expected)}")
         if self._dtype not in TOLERANCE_MOVED:
             raise FailedError(f"logits are {self._dtype}, expected {' or '.join(TOLERANCE_MOVED)}")
-        parts = np.array_split(logits.reshape(-1, self.corpus.vocabulary), 16)
-        if not all(_threads.map(lambda part: np.isfinite(part).all(), parts)):
+        if self._answer.shape != expected:
+            self._answer = np.empty(expected, np.float32)
+        there, own = (each.reshape(-1, self.corpus.vocabulary) for each in (shared, self._answer))
+
+        def take(part: slice) -> bool:
+            own[part] = there[part]
+            return bool(np.isfinite(own[part]).all())
+
+        if not all(_threads.map(take, [slice(start, start + 256) for start in range(0, len(own), 256)])):
             raise FailedError("logits are not finite" + (": the training has diverged" if self.steps else ""))
-        return logits
+        return self._answer
 
     def _check_untrained(self) -> None:
         """The model that asks for its first batch must not know the language yet. The clock is running."""
@@ -233,10 +244,12 @@ class Measurement:
         corpus, trainer, requests = self.corpus, self.trainer, self._requests
         chance = np.random.default_rng(secrets.randbits(64))
         sampled = set(chance.permutation(len(requests))[: -(-SAMPLED_ROWS // len(requests[0]))].tolist())
-        limit = FIRST_ANSWER_FACTOR * self._request_seconds + GRACE_SECONDS[self.clock]
+        first, *_ = requests
+        # To answer takes no longer than to learn from as many tokens: slow answers before the training buy no time.
+        learned = self.training_seconds * first[:, 1:].size / self.tokens if self.tokens else math.inf
+        limit = FIRST_ANSWER_FACTOR * min(self._request_seconds, learned) + GRACE_SECONDS[self.clock]
         self._limit = limit, f"the first answer after the training took more than {limit:.1f} s"
         trainer.restart_clock(self.clock)
-        first, *_ = requests
         first_answer = self._logits(first[:, :-1]).copy()
         limit = SCORING_FACTOR * self._request_seconds * (len(requests) + len(sampled) + 2) + SCORING_SECONDS
         self._limit = limit, f"scoring took more than {limit:.0f} s"
@@ -247,7 +260,6 @@ class Measurement:
             nats += float(losses(logits, request[:, 1:])[token_bytes > 0].sum(dtype=np.float64))
             size_bytes += int(token_bytes.sum())
             if number in sampled:
-                # Copied after it was scored, so that the trainer cannot have changed what was scored meanwhile.
                 self._check_causal(request[:, :-1], logits.copy(), requests[number - 1][:, :-1], chance)
         self._check_stateless(first[:, :-1], first_answer, chance)
         return nats / math.log(2) / size_bytes
@@ -332,7 +344,7 @@ def packed(corpus: Corpus, split: Split, rows: int, seed: int | None) -> np.ndar
 
 def finite(value: Any) -> float | None:
     """What the trainer says of its model, if it is a number: text could bring lines of its own into the summary."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    return value if isinstance(value, int | float) and abs(value) < 1e30 else None
 
 
 def same(found: np.ndarray, expected: np.ndarray, tolerance: float, why: str) -> None:
@@ -353,7 +365,8 @@ def peak_flops(device: str) -> float | None:
 
 
 # As many as the runner grants: several experiments share a node.
-_threads = ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+_granted = re.match(r"[1-9]\d{0,3}", os.environ.get("OMP_NUM_THREADS", ""))
+_threads = ThreadPoolExecutor(int(_granted[0]) if _granted else os.cpu_count())
 
 
 def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -373,8 +386,18 @@ def losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return nats.reshape(targets.shape)
 
 
+def setting(name: str, form: str, what: str) -> str:
+    """AUTORESEARCH_{name}, or nothing. Raises `FailedError` where it has another form."""
+    text = os.environ.get(f"AUTORESEARCH_{name}", "").strip()
+    if text and not re.fullmatch(form, text, re.ASCII):
+        raise FailedError(f"AUTORESEARCH_{name} is {text!r}, not {what}")
+    return text
+
+
 def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """The summary of one run. Raises `FailedError`, and what `Corpus.open` raises."""
+    if not (HERE / "train.py").is_file():
+        raise FailedError(f"there is no train.py in {HERE}")
     if (size := (HERE / "train.py").stat().st_size) > SOURCE_BYTES:
         raise FailedError(f"train.py has {size:,} bytes, more than {SOURCE_BYTES:,}: code has less, weights have more")
     corpus = Corpus.open(options.corpus)
@@ -386,14 +409,15 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, str]:
         clock = options.clock or ("cpu" if single_cpu else "wall")
         if clock == "cpu" and not single_cpu:
             raise FailedError("CPU seconds are a clock for one process on a CPU")
-        max_steps = os.environ.get("AUTORESEARCH_STEPS")
+        budget = setting("BUDGET_SECONDS", r"\d{1,9}(\.\d*)?|\.\d+", "a number of seconds")
+        steps = setting("STEPS", r"\d{1,9}", "a whole number")
         measurement = Measurement(
             trainer,
             corpus,
-            seed=int(os.environ.get("AUTORESEARCH_SEED", "0")),
+            seed=int(setting("SEED", r"\d{1,9}|[1-3]\d{9}", "a whole number below 4 * 10**9") or 0),
             clock=clock,
-            budget_seconds=float(os.environ.get("AUTORESEARCH_BUDGET_SECONDS", BUDGET_SECONDS[device["type"]])),
-            max_steps=int(max_steps) if max_steps else None,
+            budget_seconds=float(budget or BUDGET_SECONDS[device["type"]]),
+            max_steps=int(steps) if steps else None,
         )
         return measurement.summary(measurement.run(), device["name"], device["world"])
     finally:

@@ -197,7 +197,7 @@ class Run:
 
 
 def guard_files(folder: Path, readable: list[str]) -> None:
-    """Deny train.py the files that a result could be smuggled in: checkpoints, caches, the data itself.
+    """Deny train.py the network and the files that a result could be smuggled in: checkpoints, caches, the data itself.
 
     It may read what belongs to Python and to the system, code beside it, and its own temporary files; it may write the
     latter alone. This holds for Python's own ways to open a file (an audit hook, PEP 578), which are those that honest
@@ -217,20 +217,31 @@ def guard_files(folder: Path, readable: list[str]) -> None:
     def below(path: str, roots: tuple[str, ...]) -> bool:
         return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
 
+    # Which arguments of other events are files that are changed.
+    changed = {"os.rename": (0, 1), "os.link": (0, 1), "os.symlink": (1,), "os.truncate": (0,), "sqlite3.connect": (0,)}
+    realpath, fsdecode = os.path.realpath, os.fsdecode  # as they are now, whatever train.py puts in their place
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event not in ("open", "os.link", "os.rename") or not isinstance(args[0], str | bytes | os.PathLike):
+        if event == "socket.connect" and isinstance(args[1], tuple):  # a text is the name of a socket on this machine
+            raise PermissionError(
+                f"train.py may not connect to {args[1][0]}: all that a model knows comes from its batches"
+            )
+        if event != "open" and event not in changed:
             return
-        path = os.path.realpath(os.fsdecode(args[0]))
         writes = event != "open" or bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR))
-        if below(path, may_write):
-            return
-        readable = below(path, may_read) or (below(path, code) and path.endswith((".py", ".pyc", ".so", ".pth")))
-        if readable and not writes and not below(path, never) and not other_process.match(path):
-            return
-        raise PermissionError(
-            f"train.py may not {'write' if writes else 'read'} {path}: all that a model knows comes from its batches "
-            "(harness.py --readable lets it)"
-        )
+        for argument in (args[index] for index in changed.get(event, (0,))):
+            if not isinstance(argument, str | bytes | os.PathLike) or argument == ":memory:":
+                continue
+            path = realpath(fsdecode(argument))
+            if below(path, may_write):
+                continue
+            readable = below(path, may_read) or (below(path, code) and path.endswith((".py", ".pyc", ".so", ".pth")))
+            if readable and not writes and not below(path, never) and not other_process.match(path):
+                continue
+            raise PermissionError(
+                f"train.py may not {'write' if writes else 'read'} {path}: all that a model knows comes from its "
+                "batches (harness.py --readable lets it)"
+            )
 
     sys.addaudithook(hook)
 

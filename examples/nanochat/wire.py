@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 BUFFER_BYTES = 128 << 20  # logits of one request: 2 rows of 2,048 tokens with 8,192 entries
 STARTING_SECONDS = 180  # of the wall: Python, torch, and a GPU that wakes
 SENDING_SECONDS = 30  # a trainer that asks and does not read is ended after them
+LOOKING_SECONDS = 1.0  # between two looks at what the trainer started, where CPU seconds count
 STALL_FACTOR = 20  # a trainer that uses no CPU is ended after this many times the seconds it was to use
 
 
@@ -114,7 +115,7 @@ class Trainer:
         self._process = subprocess.Popen(
             [*(launch or [sys.executable]), str(HERE / "trainer.py"), str(folder), device or "any", *readable],
             cwd=HERE,
-            env=os.environ | _environment(folder),
+            env=os.environ | _environment(folder) | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,6 +124,8 @@ class Trainer:
         self.relay = Relay(self._process.stdout)
         self.clock = Clock("wall", psutil.Process(self._process.pid))
         self._link: Connection | None = None
+        self._helpers: dict[psutil.Process, float] = {}  # their own CPU seconds when they were last seen
+        self._looked = -math.inf
 
     def connect(self) -> dict[str, Any]:
         """Wait for the trainer to come up, and return what it says of its device."""
@@ -161,14 +164,18 @@ class Trainer:
         """
         assert self._link is not None
         while True:
-            self.clock.check(limit_seconds, reason)
+            if self.clock.kind == "cpu" and time.perf_counter() - self._looked > LOOKING_SECONDS:
+                self.helpers_cpu_seconds()
             try:
-                if not self._link.poll(0.1):
+                there = self._link.poll(0.1)
+                # Behind the wait: who stops this process in it, and lets it go on with a message there, has not won.
+                self.clock.check(limit_seconds, reason)
+                if not there:
                     continue
                 message = json.loads(self._link.recv_bytes(1 << 16))
             except (EOFError, ConnectionResetError):
                 raise FailedError(f"the trainer ended by itself{self._how_it_ended()}") from None
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise FailedError(f"the trainer sent no message: {error}") from None
             if not isinstance(message, dict):
                 raise FailedError("the trainer sent no message")
@@ -191,13 +198,24 @@ class Trainer:
         return answer, str(message.get("dtype"))
 
     def helpers_cpu_seconds(self) -> float:
-        """CPU seconds of what the trainer started and has not waited for, with the children that they waited for."""
-        total = 0.0
+        """CPU seconds of what the trainer started and has not waited for, with the children that they waited for.
+
+        What is gone counts as it was last seen, for nobody need have waited for it: who ignores SIGCHLD never does.
+        What the trainer waited for is in its own clock, and subtracted. Only differences of the result mean something.
+        """
+        self._looked = time.perf_counter()
+        total, there = 0.0, set()
         for each in psutil.Process().children(recursive=True):
             if each != self.clock.process:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     used = each.cpu_times()
                     total += used.user + used.system + used.children_user + used.children_system
+                    there.add(each)
+                    self._helpers[each] = used.user + used.system
+        total += sum(seconds for each, seconds in self._helpers.items() if each not in there)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            waited = self.clock.process.cpu_times()
+            total -= waited.children_user + waited.children_system
         return total
 
     def end(self) -> None:
