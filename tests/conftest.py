@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nanochat import Corpus, opened
+
 # Ray reads these once, when whatever test comes first imports it: the settings of a single box.
 os.environ.update(
     {
@@ -176,3 +178,9 @@ def nanochat_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stdout
     (folder / "log").write_text(made.stdout)
     return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(nanochat_data: Path) -> Corpus:
+    """The corpus `stdlib`, open."""
+    return opened(nanochat_data)

@@ -19,19 +19,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import prepare
 import pytest
+from data import Packer, Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-NANOCHAT = Path(__file__).parents[1] / "examples" / "nanochat"
+from tests.nanochat import NANOCHAT, Corpus, ended, opened
+
 PREPARE = NANOCHAT / "prepare.py"
 DATASET = "karpathy/climbmix-400b-shuffle"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VALIDATION = "shard_06542.parquet"
-
-sys.path.insert(0, str(NANOCHAT))
-import prepare  # noqa: E402
-from data import Corpus, Packer, Split  # noqa: E402
 
 
 def start(data: Path, *arguments: str, endpoint: str = "http://127.0.0.1:1") -> subprocess.Popen[str]:
@@ -54,11 +53,6 @@ def start(data: Path, *arguments: str, endpoint: str = "http://127.0.0.1:1") -> 
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=90)
-    return process.returncode, output
-
-
 def run(data: Path, *arguments: str, endpoint: str = "http://127.0.0.1:1") -> str:
     status, output = ended(start(data, *arguments, endpoint=endpoint))
     assert status == 0, output
@@ -73,17 +67,6 @@ def refusal(data: Path, *arguments: str, endpoint: str = "http://127.0.0.1:1") -
     *_, last = output.strip().splitlines()
     assert last.startswith("prepare.py: "), output
     return last
-
-
-def opened(data: Path, name: str) -> Corpus:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTORESEARCH_DATA", str(data))
-        return Corpus.open(name)
-
-
-@pytest.fixture(scope="session")
-def stdlib(nanochat_data: Path) -> Corpus:
-    return opened(nanochat_data, "stdlib")
 
 
 def documents_of(split: Split) -> list[np.ndarray]:
@@ -208,14 +191,14 @@ def test_importing_loads_nothing_heavy() -> None:
     assert not heavy.intersection(loaded.stdout.split())
 
 
-def test_stdlib_is_split_by_file_and_whole(stdlib: Corpus) -> None:
-    assert stdlib.name == f"stdlib-{'.'.join(map(str, sys.version_info[:3]))}"
-    assert (stdlib.vocabulary, stdlib.bos, stdlib.context) == (1_024, 1_023, 128)
-    for split in (stdlib.train, stdlib.validation):
+def test_stdlib_is_split_by_file_and_whole(corpus: Corpus) -> None:
+    assert corpus.name == f"stdlib-{'.'.join(map(str, sys.version_info[:3]))}"
+    assert (corpus.vocabulary, corpus.bos, corpus.context) == (1_024, 1_023, 128)
+    for split in (corpus.train, corpus.validation):
         assert split.tokens.dtype == np.uint16 and split.starts.dtype == np.int64
         assert split.starts[0] == 0 and split.starts[-1] == len(split.tokens)
-        assert (np.flatnonzero(split.tokens == stdlib.bos) == split.starts[:-1]).all()
-    train, validation = texts_of(stdlib, stdlib.train), texts_of(stdlib, stdlib.validation)
+        assert (np.flatnonzero(split.tokens == corpus.bos) == split.starts[:-1]).all()
+    train, validation = texts_of(corpus, corpus.train), texts_of(corpus, corpus.validation)
     assert Path(subprocess.__file__).read_text() in train
     assert not set(train).intersection(validation) - {""}
     assert len(validation) > 10
@@ -223,36 +206,36 @@ def test_stdlib_is_split_by_file_and_whole(stdlib: Corpus) -> None:
     assert list(source.train()) == train and list(source.validation()) == validation
 
 
-def test_the_log_says_what_the_corpus_is(stdlib: Corpus, nanochat_data: Path) -> None:
+def test_the_log_says_what_the_corpus_is(corpus: Corpus, nanochat_data: Path) -> None:
     log = (nanochat_data / "log").read_text()
-    assert stdlib.digest in log and prepare.stdlib_source().digest in log
-    assert f"{len(stdlib.train.starts) - 1:,} documents  {len(stdlib.train.tokens):,} tokens" in log
+    assert corpus.digest in log and prepare.stdlib_source().digest in log
+    assert f"{len(corpus.train.starts) - 1:,} documents  {len(corpus.train.tokens):,} tokens" in log
     assert re.search(r"\d\.\d{3} bytes per token", log)
     assert re.search(r"loader: +[\d.]+ M tokens/s", log)
 
 
-def test_a_second_run_does_nothing(stdlib: Corpus, nanochat_data: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in stdlib.folder.iterdir()}
+def test_a_second_run_does_nothing(corpus: Corpus, nanochat_data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in corpus.folder.iterdir()}
     assert "training" not in run(nanochat_data)
-    assert {path: path.stat().st_mtime_ns for path in stdlib.folder.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in corpus.folder.iterdir()} == before
 
 
 @given(text=st.text() | st.text(alphabet="ab<|bos|> 'll12\r\n\té\U0001f600", max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_every_text_encodes_and_token_bytes_add_up(stdlib: Corpus, text: str) -> None:
-    tokenizer = stdlib.tokenizer()
+def test_every_text_encodes_and_token_bytes_add_up(corpus: Corpus, text: str) -> None:
+    tokenizer = corpus.tokenizer()
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert stdlib.token_bytes[ids].sum() == len(text.encode())
-    assert stdlib.bos not in ids
+    assert corpus.token_bytes[ids].sum() == len(text.encode())
+    assert corpus.bos not in ids
     assert tokenizer.decode(ids) == text
 
 
-def test_token_bytes_of_the_whole_corpus_add_up(stdlib: Corpus) -> None:
-    assert stdlib.token_bytes.shape == (1_024,) and stdlib.token_bytes.dtype == np.int32
-    assert np.flatnonzero(stdlib.token_bytes == 0).tolist() == [stdlib.bos]
-    for split in (stdlib.train, stdlib.validation):
-        text_bytes = sum(len(text.encode()) for text in texts_of(stdlib, split))
-        assert stdlib.token_bytes[split.tokens].sum() == text_bytes
+def test_token_bytes_of_the_whole_corpus_add_up(corpus: Corpus) -> None:
+    assert corpus.token_bytes.shape == (1_024,) and corpus.token_bytes.dtype == np.int32
+    assert np.flatnonzero(corpus.token_bytes == 0).tolist() == [corpus.bos]
+    for split in (corpus.train, corpus.validation):
+        text_bytes = sum(len(text.encode()) for text in texts_of(corpus, split))
+        assert corpus.token_bytes[split.tokens].sum() == text_bytes
 
 
 def test_a_special_token_in_a_text_is_text() -> None:
@@ -261,9 +244,9 @@ def test_a_special_token_in_a_text_is_text() -> None:
     assert len(ids) > 1 and tokenizer.token_to_id(prepare.BOS) not in ids
 
 
-def test_trained_twice_it_is_the_same_tokenizer(stdlib: Corpus) -> None:
-    again = prepare.trained_tokenizer(prepare.stdlib_source().train(), stdlib.vocabulary)
-    assert again.to_str() == stdlib.tokenizer().to_str()
+def test_trained_twice_it_is_the_same_tokenizer(corpus: Corpus) -> None:
+    again = prepare.trained_tokenizer(prepare.stdlib_source().train(), corpus.vocabulary)
+    assert again.to_str() == corpus.tokenizer().to_str()
 
 
 @pytest.mark.parametrize("name", ["stdlib", "climbmix", "climbmix-3"])
@@ -275,9 +258,9 @@ def test_what_is_not_there_is_named_with_the_command_that_makes_it(name: str, tm
         opened(tmp_path, "wiki")
 
 
-def test_another_format_is_refused(stdlib: Corpus, tmp_path: Path) -> None:
-    shutil.copytree(stdlib.folder, tmp_path / stdlib.name)
-    manifest = tmp_path / stdlib.name / "manifest.json"
+def test_another_format_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(corpus.folder, tmp_path / corpus.name)
+    manifest = tmp_path / corpus.name / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 0}))
     with pytest.raises(ValueError, match=r"format is 0, not 1.*run `python prepare\.py stdlib`"):
         opened(tmp_path, "stdlib")
