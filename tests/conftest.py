@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.nanochat import Corpus, opened
-
 # Ray reads these once, when whatever test comes first imports it: the settings of a single box.
 os.environ.update(
     {
@@ -181,6 +179,8 @@ def nanochat_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(nanochat_data: Path) -> Corpus:
+def corpus(nanochat_data: Path) -> object:
     """The corpus `stdlib`, open."""
+    from tests.nanochat import opened  # here: the agents of other tests are imported without the example in the path
+
     return opened(nanochat_data)
