@@ -81,6 +81,27 @@ def _matches(path: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(path, pattern)
 
 
+MEMORY = "memory_gb"  # the name that stands for the runner's own reading of the peak, in GB of 2**30 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Also:
+    """One more number of every measurement, beside the metric."""
+
+    name: str
+    direction: Direction
+    limit: float | None = None  # how much worse than the baseline it may be, as a share: 0.1 is 10 %
+    weight: float = 0.0  # in a weighted sum
+
+
+class Rule(StrEnum):
+    """How several numbers make one verdict."""
+
+    CONSTRAINED = "constrained"  # the metric decides, and the others stay within their limits
+    PARETO = "pareto"  # better in one of them, worse in none
+    WEIGHTED = "weighted"  # their weighted sum decides, in the metric's direction; what points the other way is subtracted
+
+
 @dataclass(frozen=True, slots=True)
 class Eval:
     """The command that measures, and its limits in seconds."""
@@ -92,6 +113,10 @@ class Eval:
     parse: Parse = Parse()
     setup: str | None = None
     guard: str | None = None
+    also: tuple[Also, ...] = ()
+    rule: Rule = Rule.CONSTRAINED
+    weight: float = 1.0  # of the metric itself in a weighted sum
+    holdout: str | None = None  # measures in secret what is about to be published; agents and evaluations never see it
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +175,8 @@ class FailureKind(StrEnum):
     NO_CHANGE = "no_change"
     CONFLICT = "conflict"
     GUARD = "guard"
+    NO_EFFECT = "no_effect"  # only a seed, a comment or white space differs
+    DUPLICATE = "duplicate"  # the same files were measured before, or are being measured
     AGENT = "agent"
     MACHINE = "machine"
 
@@ -192,6 +219,8 @@ class Measurement:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     resources: Resources = Resources()
+    also: Mapping[str, float] = field(default_factory=dict)  # the other numbers, by name; all of them or none
+    printed: int = 1  # how many times the log gives the metric
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failure is None):
@@ -224,6 +253,16 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Rework:
+    """What broke the guard: the same idea is to be made once more, without breaking it."""
+
+    id: str  # of the experiment
+    commit: str  # where the agent stands now; the candidate is still compared with `Propose.parent`
+    fault: str  # the end of the guard's output
+    times: int  # 1 for the first rework of the idea, 2 for the last
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """Have the agent make a candidate on top of `parent` and measure it."""
 
@@ -231,6 +270,7 @@ class Propose:
     parent: str
     seed: int
     beat: float | None = None  # a guard runs on any value that is not worse than this; None: on every value
+    rework: Rework | None = None
     kind: Literal["propose"] = "propose"
 
 
@@ -247,14 +287,25 @@ class Remeasure:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Pick the lane's own kept `commits` onto `parent`, the leader's, and measure that as one ordinary attempt."""
+    """Pick kept `commits`, this lane's or others', onto `parent`, and measure that as one ordinary attempt."""
 
     id: str
     parent: str
     commits: tuple[str, ...]
     seed: int
     beat: float | None = None
+    why: str = ""
     kind: Literal["replay"] = "replay"
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Run the program's holdout on `commit`, which is about to be published or is what that is compared with."""
+
+    id: str
+    commit: str
+    seed: int
+    kind: Literal["holdout"] = "holdout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,17 +316,21 @@ class Stop:
     kind: Literal["stop"] = "stop"
 
 
-Order = Propose | Remeasure | Replay | Stop
+Order = Propose | Remeasure | Replay | Holdout | Stop
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first."""
+    """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first.
+
+    Of a replay, `picked` are the commits of the order that `line` was made from, one for one: what conflicts is left
+    out. `tree` names the files of `commit`: two commits with the same files have the same.
+    """
 
     id: str
     lane: str
     seat: int  # which sitting of the lane made it; a late hand-in of an earlier one is not counted
-    kind: Literal["propose", "remeasure", "replay"]
+    kind: Literal["propose", "remeasure", "replay", "holdout"]
     parent: str
     commit: str | None
     measurement: Measurement
@@ -284,6 +339,8 @@ class Attempt:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     lines: int = 0  # added minus removed, against the parent
     usage: Usage = Usage()
+    tree: str = ""
+    picked: tuple[str, ...] = ()
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------
@@ -322,6 +379,10 @@ class Experiment:
     usage: Usage = Usage()
     seconds: float = 0.0  # of evaluation, all measurements together
     resources: Resources = Resources()
+    also: Mapping[str, float] = field(default_factory=dict)  # the means of its other numbers, by name
+    doubts: tuple[str, ...] = ()  # why its value is suspicious, in words
+    picked: tuple[str, ...] = ()  # of a replay: the commits that it brought together
+    tree: str = ""
 
     @property
     def value(self) -> float | None:
@@ -367,6 +428,7 @@ class Seat:
     pid: int
     device: str = "cpu"
     gpus: tuple[str, ...] = ()
+    device_class: str = ""  # model, memory, driver and share: values of one class can be compared as they are
 
 
 # --- Events: what the ledger holds; the state of the board is their replay -------------------------------------------
@@ -473,6 +535,17 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The holdout did not confirm `commit`, which would have been the best: it is never published."""
+
+    at: float
+    id: str
+    commit: str
+    reason: str
+    event: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """No lane proposes any more. What is still undecided is measured to its end, unless it is `hard`.
 
@@ -487,4 +560,4 @@ class Closed:
     event: Literal["closed"] = "closed"
 
 
-Event = Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Published | Closed
+Event = Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Published | Refused | Closed

@@ -124,6 +124,10 @@ class Monitor(Protocol):
     def device(self) -> str:
         """The model's name, such as "NVIDIA H200", or "cpu"."""
 
+    @property
+    def device_class(self) -> str:
+        """What decides how fast a device is: model, memory and driver, such as "NVIDIA H200, 141 GB, driver 550"."""
+
     def watch(self) -> Watch: ...
 
 
@@ -150,6 +154,14 @@ class Reply:
     lanes: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Files that were measured before, or are being measured: the number of that experiment, and what came of it."""
+
+    number: int | None  # None while it is being measured
+    words: str
+
+
 class Desk(Protocol):
     """Where a lane hands in. In one process it is the coordinator itself, over Ray an actor."""
 
@@ -157,6 +169,13 @@ class Desk(Protocol):
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         """Take a seat (again). Returns the sitting's number and the first order."""
+
+    def claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        """Reserve the files `tree` for the attempt `id`, just before it is measured. None: nobody had them before.
+
+        A reservation ends with the lane's hand-in or its next sitting. Claiming the same for the same attempt twice
+        changes nothing.
+        """
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""
