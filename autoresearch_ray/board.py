@@ -28,6 +28,7 @@ from autoresearch_ray.model import (
     Ordered,
     Program,
     Published,
+    Refused,
     Replay,
     Resumed,
     Seat,
@@ -36,7 +37,7 @@ from autoresearch_ray.model import (
     Stop,
     Vacated,
 )
-from autoresearch_ray.noise import Noise
+from autoresearch_ray.noise import Effects, Noise
 from autoresearch_ray.ports import Score
 
 IDLE_AGENT = frozenset({FailureKind.AGENT, FailureKind.NO_CHANGE})
@@ -90,8 +91,18 @@ class Board:
         self.idle_agents_in_a_row = 0
         self.agent_seconds: float | None = None  # of one proposal, on the way
         self.eval_seconds: float | None = None  # of one evaluation, on the way
-        self._noise = Noise()
-        self._scores: MutableMapping[str, Score] = {}
+        self.refused: list[Refused] = []
+        self.effects = Effects()
+        self.holdouts: MutableMapping[str, Score] = {}
+        self.unshared: MutableMapping[str, float] = {}  # kept changes that the published best lacks, and their gains
+        self._noise = Noise()  # of all classes together
+        self._noises: dict[str, Noise] = {}
+        self._kept: dict[str, float] = {}  # every kept change and its gain
+        self._groups: MutableMapping[str, int] = {}  # changes that came out badly together: how many may be tried at once
+        self._scores: MutableMapping[tuple[str, str], Score] = {}
+        self._compared: MutableMapping[tuple[str, str], int] = {}  # candidates measured against a parent, by class
+        self._by_tree: MutableMapping[str, int] = {}
+        self._contains: dict[str, frozenset[str]] = {opened.base: frozenset()}
         self._by_commit: MutableMapping[str, int] = {opened.base: 0}
         self._by_id: MutableMapping[str, int] = {"baseline": 0}
         self._live_seconds = 0.0  # of the sessions before this one
@@ -108,6 +119,20 @@ class Board:
         """The standard deviation of one measurement; None while nothing was measured twice."""
         return self._noise.sigma
 
+    def noise_of(self, device_class: str) -> float | None:
+        """The same on devices of one class alone."""
+        known = self._noises.get(device_class)
+        return known.sigma if known else None
+
+    def sigma(self, device_class: str) -> float | None:
+        """The noise to decide on: shrunk to that of all classes, and larger while little is known."""
+        return self._noises.get(device_class, Noise()).cautious(self._noise)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of devices that have measured something, in the order in which they came."""
+        return tuple(self._noises)
+
     @property
     def baseline(self) -> Experiment | None:
         return self.experiments[0] if self.experiments[0].values else None
@@ -122,8 +147,61 @@ class Board:
         """Experiments with a verdict: neither the baseline, nor what the agent or the machine lost."""
         return self.counts[Status.KEEP] + self.counts[Status.DISCARD] + self.counts[Status.CRASH]
 
-    def score(self, commit: str | None) -> Score | None:
-        return self._scores.get(commit) if commit else None
+    def score(self, commit: str | None, device_class: str | None = None) -> Score | None:
+        """The mean of `commit` on one class of devices, or on all: as it would read on the first class.
+
+        Classes differ by a constant, which is taken from the baseline on each. A class without one does not count.
+        """
+        if commit is None:
+            return None
+        if device_class is not None:
+            return self._scores.get((commit, device_class))
+        known = [(each, score) for each in self._noises if (score := self._scores.get((commit, each)))]
+        if len(known) == 1 and known[0][0] == next(iter(self._noises)):
+            return known[0][1]
+        n, total = 0, 0.0
+        for each, score in known:
+            if (offset := self._offset(each)) is not None:
+                n, total = n + score.n, total + score.n * (score.mean - offset)
+        return Score(n, total / n) if n else None
+
+    def _offset(self, device_class: str) -> float | None:
+        """How much higher values read on this class than on the first one."""
+        here = self._scores.get((self.opened.base, device_class))
+        there = self._scores.get((self.opened.base, next(iter(self._noises))))
+        return here.mean - there.mean if here and there else None
+
+    def error(self, commit: str) -> float | None:
+        """The standard error of the commit's mean; None while the noise is not known."""
+        score = self.score(commit)
+        return None if score is None or self.noise is None else self.noise / math.sqrt(score.n)
+
+    def compared(self, commit: str, device_class: str) -> int:
+        """How many candidates were measured against `commit` on this class."""
+        return self._compared.get((commit, device_class), 0)
+
+    def contains(self, commit: str) -> frozenset[str]:
+        """The changes that `commit` is made of, beyond the base: each by the commit that first proposed it."""
+        steps = []
+        while commit not in self._contains:
+            experiment = self.experiments[self._by_commit[commit]]
+            steps.append((commit, experiment))
+            commit = experiment.parent
+        found = self._contains[commit]
+        for commit, experiment in reversed(steps):
+            found |= frozenset(experiment.picked if experiment.kind == "replay" else (commit,))
+            if experiment.status is Status.KEEP:
+                self._contains[commit] = found
+        return found
+
+    def group(self, commit: str) -> int:
+        """How many changes may be tried together with this kept one: halved each time that a group brought nothing."""
+        return self._groups.get(commit, len(self._kept))
+
+    def tree(self, tree: str) -> Experiment | None:
+        """The experiment that measured these very files."""
+        number = self._by_tree.get(tree)
+        return None if number is None else self.experiments[number]
 
     def at(self, commit: str) -> Experiment | None:
         """The experiment that first measured `commit`."""
@@ -143,7 +221,7 @@ class Board:
         """Lanes by the score of the commit they stand on, the leader first."""
 
         def key(name: str) -> tuple[float, str]:
-            score = self._scores.get(self.lanes[name].head)
+            score = self.score(self.lanes[name].head)
             return (math.inf if score is None else self.direction.gain(0.0, score.mean), name)
 
         return sorted(self.lanes, key=key)
@@ -197,6 +275,10 @@ class Board:
             case Published():
                 self.published.append(event)
                 self.verdicts_since_best = 0
+                inside = self.contains(event.commit)
+                self.unshared = {each: gain for each, gain in self._kept.items() if each not in inside}
+            case Refused():
+                self.refused.append(event)
             case Closed():
                 self.closed = event
         if event.at > self.last_at:
@@ -217,6 +299,10 @@ class Board:
             self.agent_seconds = _towards(self.agent_seconds, attempt.usage.seconds)
         if measurement.value is not None:
             self.eval_seconds = _towards(self.eval_seconds, measurement.wall_seconds)
+        if attempt.kind == "holdout":
+            if measurement.value is not None and attempt.commit:
+                self.holdouts[attempt.commit] = _with(self.holdouts.get(attempt.commit), measurement.value)
+            return
         if attempt.kind == "remeasure":
             self._remeasured(lane, attempt)
         else:
@@ -227,11 +313,26 @@ class Board:
                 self._by_commit.setdefault(attempt.commit, number)
             self.counts[Status.PENDING] += 1
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
+            if attempt.tree:
+                self._by_tree.setdefault(attempt.tree, number)
         if measurement.value is not None and attempt.commit is not None:
-            before = self._scores.get(attempt.commit, Score(0, 0.0))
-            self._noise.add(measurement.value, before.n, before.mean)
-            mean = before.mean + (measurement.value - before.mean) / (before.n + 1)
-            self._scores[attempt.commit] = Score(before.n + 1, mean)
+            self._scored(attempt.commit, lane.seat.device_class, measurement.value)
+            if attempt.kind == "propose":
+                self._compare(attempt, lane.seat.device_class, measurement.value)
+
+    def _scored(self, commit: str, device_class: str, value: float) -> None:
+        before = self._scores.get((commit, device_class), Score(0, 0.0))
+        known = self._noises.setdefault(device_class, Noise())
+        known.add(value, before.n, before.mean)
+        self._noise.add(value, before.n, before.mean)
+        self._scores[commit, device_class] = _with(before, value)
+
+    def _compare(self, attempt: Attempt, device_class: str, value: float) -> None:
+        key = (attempt.parent, device_class)
+        self._compared[key] = self._compared.get(key, 0) + 1
+        parent, sigma = self._scores.get(key), self.sigma(device_class)
+        if parent and sigma is not None:
+            self.effects.add(self.direction.gain(value, parent.mean), sigma * math.sqrt(1 + 1 / parent.n))
 
     def _remeasured(self, lane: Lane, attempt: Attempt) -> None:
         number = self._by_commit[attempt.commit or self.opened.base]
@@ -260,10 +361,22 @@ class Board:
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
+        if experiment.kind == "propose" and event.status is Status.KEEP and experiment.commit:
+            self._kept[experiment.commit] = self.unshared[experiment.commit] = event.gain or 0.0
+        elif experiment.kind == "replay" and event.status is not Status.LOST:
+            self._joined(experiment, event.status)
         lane.hand_ins += 1
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
+
+    def _joined(self, experiment: Experiment, status: Status) -> None:
+        """What a group of kept changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
+        tried = experiment.picked if status is not Status.KEEP else ()
+        for each in tried:
+            self._groups[each] = min(self._groups.get(each, len(tried)), len(tried) // 2)
+        for each in experiment.left_out:
+            self._groups[each] = 0
 
     # --- Trying out --------------------------------------------------------------------------------------------------
 
@@ -277,7 +390,16 @@ class Board:
             fork.lanes[lane] = replace(fork.lanes[lane])
         fork.counts = self.counts.copy()
         fork._noise = copy.copy(self._noise)
+        fork._noises = {name: copy.copy(each) for name, each in self._noises.items()}
+        fork.effects = copy.copy(self.effects)
+        fork.refused = list(self.refused)
+        fork.holdouts = ChainMap({}, self.holdouts)
+        fork.unshared = dict(self.unshared)
+        fork._kept = dict(self._kept)
+        fork._groups = ChainMap({}, self._groups)
         fork._scores = ChainMap({}, self._scores)
+        fork._compared = ChainMap({}, self._compared)
+        fork._by_tree = ChainMap({}, self._by_tree)
         fork._by_commit = ChainMap({}, self._by_commit)
         fork._by_id = ChainMap({}, self._by_id)
         return fork
@@ -309,6 +431,12 @@ class _Layer(list[Experiment]):
         self._length += 1
 
 
+def _with(score: Score | None, value: float) -> Score:
+    if score is None:
+        return Score(1, value)
+    return Score(score.n + 1, score.mean + (value - score.mean) / (score.n + 1))
+
+
 def _towards(mean: float | None, value: float) -> float:
     """A running mean over the last eight or so: it follows a model that gets slow at night."""
     return value if mean is None else mean + (value - mean) / 8
@@ -333,6 +461,10 @@ def _experiment(attempt: Attempt, number: int, at: float) -> Experiment:
         usage=attempt.usage,
         seconds=measurement.wall_seconds,
         resources=measurement.resources,
+        also=measurement.also,
+        picked=attempt.picked,
+        left_out=attempt.left_out,
+        tree=attempt.tree,
     )
 
 
@@ -352,12 +484,20 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         event.reason,
         before.failure,
         event.gain,
+        event.error,
+        event.likely,
+        event.spread,
         before.line,
         before.lines,
         before.params,
         before.usage,
         before.seconds,
         before.resources,
+        before.also,
+        event.doubts,
+        before.picked,
+        before.left_out,
+        before.tree,
     )
 
 

@@ -91,6 +91,7 @@ class Also:
     name: str
     direction: Direction
     limit: float | None = None  # how much worse than the baseline it may be, as a share: 0.1 is 10 %
+    bound: float | None = None  # the worst value it may have, whatever the baseline has
     weight: float = 0.0  # in a weighted sum
 
 
@@ -99,7 +100,7 @@ class Rule(StrEnum):
 
     CONSTRAINED = "constrained"  # the metric decides, and the others stay within their limits
     PARETO = "pareto"  # better in one of them, worse in none
-    WEIGHTED = "weighted"  # their weighted sum decides, in the metric's direction; what points the other way is subtracted
+    WEIGHTED = "weighted"  # their weighted sum decides, in the metric's direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class Options:
     policy: str = "confirm"
     every: int = 4  # hand-ins of a lane between two moves onto the best
     experiments: int | None = None
+    evaluations: int | None = None  # all of them: of candidates, and once more of what is unclear
     hours: float | None = None
     cost_usd: float | None = None
     target: float | None = None
@@ -323,8 +325,8 @@ Order = Propose | Remeasure | Replay | Holdout | Stop
 class Attempt:
     """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first.
 
-    Of a replay, `picked` are the commits of the order that `line` was made from, one for one: what conflicts is left
-    out. `tree` names the files of `commit`: two commits with the same files have the same.
+    Of a replay, `picked` are the commits of the order that `line` was made from, one for one; `left_out` are the others,
+    which conflict or change nothing there. `tree` names the files of `commit`: two commits with the same files have the same.
     """
 
     id: str
@@ -341,6 +343,7 @@ class Attempt:
     usage: Usage = Usage()
     tree: str = ""
     picked: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------
@@ -373,6 +376,9 @@ class Experiment:
     reason: str = ""
     failure: Failure | None = None
     gain: float | None = None  # over its parent when it was judged; positive is better
+    error: float | None = None  # the standard error of that
+    likely: float | None = None  # the gain to be expected, in the light of what other changes have brought
+    spread: float | None = None  # the standard deviation of that
     line: tuple[str, ...] = ()  # the commits from the parent to `commit`, oldest first
     lines: int = 0  # added minus removed
     params: Mapping[str, Scalar] = field(default_factory=dict)
@@ -382,6 +388,7 @@ class Experiment:
     also: Mapping[str, float] = field(default_factory=dict)  # the means of its other numbers, by name
     doubts: tuple[str, ...] = ()  # why its value is suspicious, in words
     picked: tuple[str, ...] = ()  # of a replay: the commits that it brought together
+    left_out: tuple[str, ...] = ()  # and those that it could not: in conflict, or there already
     tree: str = ""
 
     @property
@@ -507,6 +514,10 @@ class Judged:
     status: Status
     reason: str
     gain: float | None = None
+    error: float | None = None
+    likely: float | None = None
+    spread: float | None = None
+    doubts: tuple[str, ...] = ()
     event: Literal["judged"] = "judged"
 
 
