@@ -18,7 +18,7 @@ SPAN = r"(?<!`)(?P<ticks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)"  # code bet
 _HEADING = re.compile(r" {0,3}(#{1,3})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})")
 _BULLET = re.compile(r"\s*(?:[-*+•]|[0-9]+[.)])\s+(.*)$")
-_FIELD = re.compile(r"[*_]*(?P<key>[A-Za-z][A-Za-z ]*?)[*_]*\s*:[*_]*\s*(?P<value>.*)$")
+_FIELD = re.compile(r"[*_]*(?P<key>[A-Za-z][A-Za-z -]*?)[*_]*\s*:[*_]*\s*(?P<value>.*)$")
 # A bracket that ends a bare command is a remark, unless a shell operator before it makes it a subshell.
 _REMARK = re.compile(r"(?<![;&|!({=$\\\s])\s+\([^()&|;<>$`'\"]*\)$")
 
@@ -70,6 +70,8 @@ class Field:
     line: Line
     value: str
     block: bool = False
+    more: str = ""  # what indented lines right below add to it: to most values no more than a remark
+    span: range = range(0)  # the numbers of the lines that it stands on, that of its key included
 
 
 def lines(text: str, file: str, first: int = 1) -> list[Line]:
@@ -139,61 +141,89 @@ def items(section: Section) -> Iterator[Item]:
     item: Item | None = None
     for line in section.lines:
         bullet = _BULLET.match(line.text)
-        indent = len(line.text) - len(line.text.lstrip())
         plain = line.kind == "text" and line.text.strip() and not _HEADING.match(line.text)
-        if item is not None and item.bullet and plain and bullet is None and indent >= 2:
+        if item is not None and item.bullet and plain and bullet is None and indent(line.text) >= 2:
             item = Item(item.line, f"{item.text} {line.text.strip()}", item.indent, True)
             continue
         if item is not None:
             yield item
         text = (bullet[1] if bullet else line.text).strip()
-        item = Item(line, text, indent, bullet is not None) if plain else None
+        item = Item(line, text, indent(line.text), bullet is not None) if plain else None
     if item is not None:
         yield item
 
 
-def fields(section: Section, keys: Mapping[str, str]) -> tuple[dict[str, Field], list[Field]]:
+def indent(text: str) -> int:
+    """How far a line stands in, in characters."""
+    return len(text) - len(text.lstrip())
+
+
+def fields(section: Section, keys: Mapping[str, str]) -> tuple[dict[str, list[Field]], list[Field]]:
     """The `Key: value` lines of a section, by `keys[key in lower case]`, and the keys that are none of these.
 
-    A value may stand on its own on the next line, or in a code block below. Raises on a key that is given twice.
+    A value may stand on its own on the next line, or in a code block below; bullets below are one value each.
     """
-    found: dict[str, Field] = {}
+    found: dict[str, list[Field]] = {}
     others: list[Field] = []
+    covered = 0  # lines up to this number belong to a value
     for index, line in enumerate(section.lines):
-        bullet = _BULLET.match(line.text)
-        match = _FIELD.match(bullet[1] if bullet else line.text.lstrip())
-        if line.kind != "text" or match is None:
+        match = _FIELD.match(_plain(line))
+        if line.kind != "text" or line.number <= covered or match is None:
             continue
-        key = keys.get(match["key"].lower())
+        key, value, below = _key(match, keys), match["value"].strip(), section.lines[index + 1 :]
         if key is None:
             others.append(Field(line, match["key"]))
             continue
-        if key in found:
-            earlier = found[key].line.number
-            raise line.wrong(
-                f"{match['key']} is given twice: line {earlier} and line {line.number}", "keep one of the two lines"
-            )
-        value = match["value"].strip()
-        found[key] = Field(line, value) if value else _below(line, section.lines[index + 1 :], keys)
+        values = [Field(line, value, more=_more(line, below), span=_span(line))] if value else _below(line, below, keys)
+        found.setdefault(key, []).extend(values)
+        covered = values[-1].span.stop - 1
     return found, others
 
 
-def _below(line: Line, below: Sequence[Line], keys: Mapping[str, str]) -> Field:
-    """The value that follows an empty `Key:` line."""
+def _plain(line: Line) -> str:
+    bullet = _BULLET.match(line.text)
+    return bullet[1] if bullet else line.text.lstrip()
+
+
+def _key(match: re.Match[str] | None, keys: Mapping[str, str]) -> str | None:
+    return keys.get(match["key"].lower().replace("-", " ")) if match else None
+
+
+def _span(line: Line, last: Line | None = None) -> range:
+    return range(line.number, (last or line).number + 1)
+
+
+def _more(line: Line, below: Sequence[Line]) -> str:
+    more: list[str] = []
+    for each in below:
+        goes_on = each.kind == "text" and each.text.strip() and indent(each.text) > max(1, indent(line.text))
+        if not goes_on or any(pattern.match(each.text.lstrip()) for pattern in (_BULLET, _HEADING, _FIELD)):
+            break
+        more.append(each.text.strip())
+    return " ".join(more)
+
+
+def _below(line: Line, below: Sequence[Line], keys: Mapping[str, str]) -> list[Field]:
+    """The value that follows an empty `Key:` line, or several of them."""
     rest = [each for each in below if each.kind != "comment"]
     while rest and not rest[0].text.strip():
         rest.pop(0)
-    if not rest or rest[0].kind == "text":
-        other = _FIELD.match(rest[0].text.lstrip(" -*+")) if rest else None
-        bare = rest and not _HEADING.match(rest[0].text) and not (other and other["key"].lower() in keys)
-        return Field(line, rest[0].text.strip() if bare else "")
-    margin = len(rest[0].text) - len(rest[0].text.lstrip())
+    if not rest or _HEADING.match(rest[0].text) or _key(_FIELD.match(rest[0].text.lstrip(" -*+")), keys):
+        return [Field(line, "", span=_span(line))]
+    if rest[0].kind == "text":
+        listed: list[Field] = []
+        for item in items(Section("", line, tuple(rest))):
+            if not item.bullet or item.indent < indent(rest[0].text) or _key(_FIELD.match(item.text), keys):
+                break
+            listed.append(Field(item.line, item.text, span=_span(line, item.line)))
+        return listed or [Field(line, rest[0].text.strip(), span=_span(line, rest[0]))]
+    margin = indent(rest[0].text)
     code: list[str] = []
     for each in rest[1:]:
         if each.kind != "code":
             break
-        code.append(each.text[min(margin, len(each.text) - len(each.text.lstrip())) :])
-    return Field(line, "\n".join(code), block=True)
+        code.append(each.text[min(margin, indent(each.text)) :])
+    return [Field(line, "\n".join(code), block=True, span=_span(line, rest[len(code) + 1]))]
 
 
 def code(field: Field, example: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from autoresearch_ray import markdown, sections
+from autoresearch_ray import markdown, metrics, sections
 from autoresearch_ray.errors import ProgramError
 from autoresearch_ray.markdown import Field, Line, Section
 from autoresearch_ray.model import Eval, Metric, Options, Parse, ParseKind, Program, Scope
@@ -46,7 +46,7 @@ def parse(text: str, file: str = "program.md", toml: str | None = None) -> Progr
     strategy, notes = found["strategy"], found["notes"]
     return Program(
         title=_title(page, outline),
-        text=body,
+        text=sections.shown(page, found["eval"]),
         scope=scope,
         eval=evaluation,
         strategy=strategy.body if strategy else "",
@@ -187,7 +187,7 @@ def _toml_eval(fields: Mapping[str, Field]) -> Eval:
     command = _toml_field(fields, "eval_command").value
     name = _toml_field(fields, "metric_name").value.strip()
     way = _toml_field(fields, "metric_direction")
-    direction = sections.direction(way.value)
+    direction = metrics.direction(way.value)
     if direction is None:
         raise way.line.wrong(f"{way.value!r} is not a direction", f"for example: {_TOML['metric_direction']}")
     time = _toml_field(fields, "time_budget")
@@ -217,6 +217,7 @@ _KNOWN = {  # what is expected, and an example
     "policy": ("a name", "policy: confirm"),
     "every": (_COUNT, "policy: {every: 4}"),
     "experiments": (_COUNT, "stop: {experiments: 800}"),
+    "evaluations": (_COUNT, "stop: {evaluations: 1600}"),
     "hours": ("a number above 0", "stop: {hours: 8}"),
     "cost_usd": ("a number above 0", "stop: {cost_usd: 50}"),
     "target": ("a number", "stop: {target: 0.95}"),
@@ -227,10 +228,11 @@ _KNOWN = {  # what is expected, and an example
 }
 _NESTED = {
     "policy": {"name": "policy", "every": "every"},
-    "stop": {key: key for key in ("experiments", "hours", "cost_usd", "target", "plateau")},
+    "stop": {key: key for key in ("experiments", "evaluations", "hours", "cost_usd", "target", "plateau")},
 }
 _TAG = re.compile(r"(?!.*\.\.)(?!.*\.(?:lock)?$)[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", "workers", "lanes", "every", "experiments", "plateau")
+_COUNTS = ("workers", "lanes", "every", "experiments", "evaluations", "plateau")
+_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", *_COUNTS)
 _ADAPTER = TypeAdapter(Options)
 _NOWHERE = Line("", 0, "")  # where flags and keyword arguments stand
 

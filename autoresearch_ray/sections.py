@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import posixpath
 import re
+import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoresearch_ray.markdown import SPAN, Field, Item, Line, Section, code, fields, items
-from autoresearch_ray.model import Direction, Eval, Metric, Parse, ParseKind, Scope
+from autoresearch_ray import metrics
+from autoresearch_ray.markdown import SPAN, Field, Item, Line, Section, code, fields, indent, items
+from autoresearch_ray.model import Eval, Parse, ParseKind, Scope
 
 # --- Scope -----------------------------------------------------------------------------------------------------------
 
@@ -135,25 +138,28 @@ def _note(paths: Sequence[_Path], listed: list[str], rules: list[str]) -> None:
 
 EXAMPLES = {
     "command": "Command: `uv run train.py`",
-    "metric": "Metric: `val_bpb` (lower is better)",
-    "direction": "Direction: lower",
     "time budget": "Time budget: 5 minutes",
     "kill after": "Kill after: 10 minutes",
     "parse": 'Parse: `grep "^val_bpb:" run.log`',
     "setup": "Setup: `uv sync`",
     "guard": "Guard: `uv run pytest -q`",
+    "holdout": "Holdout: `python ~/holdout/score.py .`",
+    **metrics.EXAMPLES,
 }
-KEYS = {key: key for key in EXAMPLES} | {"eval command": "command", "budget": "time budget", "timeout": "kill after"}
+KEYS = {key: key for key in EXAMPLES} | {
+    "eval command": "command",
+    "budget": "time budget",
+    "timeout": "kill after",
+    "dominance rule": "rule",
+    "hold out": "holdout",
+    "held out": "holdout",
+    "holdout command": "holdout",
+    "hold out command": "holdout",
+}
 
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DURATION = re.compile(
     r"([0-9]+(?:\.[0-9]+)?)\s*(h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?![A-Za-z])(?:[\s,]*(?:and\s)?\s*)",
-    re.IGNORECASE,
-)
-_WAY = r"(?P<{}>lower|higher|minimi[sz]e|maximi[sz]e)"
-_DIRECTION = re.compile(
-    rf"\b{_WAY.format('phrase')}\s*(?:is\s*|=\s*|the\s*)?better\b"
-    rf"|[(,]\s*{_WAY.format('word')}\s*(?=[),]|$)|(?P<arrow>[↓↑])",
     re.IGNORECASE,
 )
 _STDOUT = re.compile(
@@ -174,13 +180,21 @@ def is_evaluation(section: Section) -> bool:
 
 def evaluation(section: Section) -> Eval:
     """What `## Eval` says."""
-    found, others = fields(section, KEYS)
+    listed, others = fields(section, KEYS)
     for other in others:
-        if close := difflib.get_close_matches(other.value.lower(), KEYS, n=1, cutoff=0.8):
+        if close := _meant(other.value.lower()):
             raise other.line.wrong(
                 f"{other.value!r} is not known in ## Eval",
-                f"did you mean {close[0]}? For example: {EXAMPLES[KEYS[close[0]]]}",
+                f"did you mean {close}? For example: {EXAMPLES[KEYS[close]]}",
             )
+    for key, values in listed.items():
+        if len(values) > 1 and key != "also":
+            first, second = values[0].line, values[1].line
+            raise second.wrong(
+                f"{key.capitalize()} is given twice: line {first.number} and line {second.number}",
+                "keep one of the two lines",
+            )
+    found = {key: values[0] for key, values in listed.items()}
     for key in ("command", "metric", "time budget"):
         if key not in found:
             raise section.heading.wrong(f"## Eval has no `{key.capitalize()}:` line", f"for example: {EXAMPLES[key]}")
@@ -190,15 +204,27 @@ def evaluation(section: Section) -> Eval:
         raise found["kill after"].line.wrong(
             "`Kill after` ends before the time budget does", f"for example: {EXAMPLES['kill after']}"
         )
+    command = _command(found, "command")
+    metric, also, rule, weight = metrics.numbers(listed)
     return Eval(
-        command=_command(found, "command"),
-        metric=_metric(found),
+        command=command,
+        metric=metric,
         budget_seconds=budget,
         kill_after_seconds=kill_after,
         parse=_parse(found["parse"]) if "parse" in found else Parse(),
         setup=_optional_command(found, "setup"),
         guard=_optional_command(found, "guard"),
+        also=also,
+        rule=rule,
+        weight=weight,
+        holdout=_optional_command(found, "holdout"),
     )
+
+
+def _meant(key: str) -> str | None:
+    """The key that an unknown one was meant to be. What speaks of a holdout would tell agents of it."""
+    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
+    return close[0] if close else "holdout" if re.search("h[eo]ld[ -]?out", key) else None
 
 
 def duration(text: str, line: Line) -> float:
@@ -218,49 +244,8 @@ def duration(text: str, line: Line) -> float:
     return total
 
 
-def direction(text: str) -> Direction | None:
-    """The direction named by a single word or phrase, if it is one: "lower", "higher is better", "maximize", "↓"."""
-    found = _directions(f"({text.strip('`*_ .')})")
-    return found.pop() if len(found) == 1 else None
-
-
-def _directions(text: str) -> set[Direction]:
-    return {_way(match) for match in _DIRECTION.finditer(text)}
-
-
-def _way(match: re.Match[str]) -> Direction:
-    word = (match["phrase"] or match["word"] or match["arrow"]).lower()
-    return Direction.HIGHER if word.startswith(("higher", "max", "↑")) else Direction.LOWER
-
-
 def _duration(found: Mapping[str, Field], key: str) -> float:
     return duration(found[key].value, found[key].line)
-
-
-def _metric(found: Mapping[str, Field]) -> Metric:
-    field = found["metric"]
-    hint = f"for example: {EXAMPLES['metric']}"
-    span = re.search(SPAN, field.value)
-    rest = field.value if span is None else field.value[span.end() :]
-    phrase = _DIRECTION.search(rest)
-    name = span["code"] if span else re.sub(r"\([^()]*\)", "", rest[: phrase.start()] if phrase else rest)
-    name = name.strip(" \t" if span else " \t(,;:—–-*")
-    ways = _directions(rest)
-    if "direction" in found:
-        said = direction(found["direction"].value)
-        if said is None:
-            raise found["direction"].line.wrong(
-                f"{found['direction'].value!r} is not a direction", f"for example: {EXAMPLES['direction']}"
-            )
-        ways.add(said)
-    if len(ways) > 1:
-        also = f" (see also line {found['direction'].line.number})" if "direction" in found else ""
-        raise field.line.wrong(f"is lower or higher better? The metric says both{also}", hint)
-    if not ways:
-        raise field.line.wrong("the metric does not say whether lower or higher is better", hint)
-    if not name or re.fullmatch(r"<.*>", name):
-        raise field.line.wrong("the metric has no name", hint)
-    return Metric(name, ways.pop())
 
 
 def _parse(field: Field) -> Parse:
@@ -309,3 +294,59 @@ def _optional_command(found: Mapping[str, Field], key: str) -> str | None:
     if key not in found or found[key].value.strip("`. ").lower() in ("none", "n/a", "-"):
         return None
     return _command(found, key)
+
+
+# --- Holdout ---------------------------------------------------------------------------------------------------------
+
+_TOLD = re.compile(r"[^\w\n]*hold[ _-]?out(?: command)?[*_`]*\s*(?::|$)", re.IGNORECASE)
+
+
+def shown(page: Sequence[Line], section: Section | None) -> str:
+    """The page as agents may read it: without the holdout of its `## Eval`, and without what stands indented below it.
+
+    Raises where a holdout is also given elsewhere, in a comment or as a section of its own, and would be told to them.
+    """
+    found = fields(section, KEYS)[0].get("holdout", []) if section else []
+    hidden = {number for field in found for number in field.span}
+    margin: int | None = None  # of the holdout that we are in
+    rows: list[str] = []
+    for line in page:
+        if line.number in hidden:
+            margin = indent(line.text) if margin is None else min(margin, indent(line.text))
+        elif margin is None or not line.text.strip() or indent(line.text) <= margin:
+            margin = None
+            if _TOLD.match(line.text):
+                raise line.wrong("agents would read of this holdout", f"write it in ## Eval: {EXAMPLES['holdout']}")
+            rows.append(line.text)
+    return "\n".join(rows)
+
+
+def visible(command: str, tracked: Iterable[str], prefix: str) -> str | None:
+    """The first of the `tracked` paths that is a word of the command: agents are given it, and can read it.
+
+    Tracked paths are relative to the top of the repository, those in the command to `prefix`, the folder of program.md
+    there. It compares words, as in `--data=secret/test.bin`, and does not know what a shell would make of them.
+    """
+    known = set(tracked)
+    for word in _words(command):
+        path = posixpath.normpath(posixpath.join(prefix, word))
+        if path in known:
+            return path
+    return None
+
+
+def _words(text: str) -> Iterator[str]:
+    """The words of a command, those of the commands that it quotes, and what stands behind an equals sign."""
+    lexer = shlex.shlex(text.replace("`", " "), posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = list(lexer)
+    except ValueError:  # a quote that is never closed
+        words = text.split()
+    for word in words:
+        yield word
+        _, equals, value = word.partition("=")
+        if re.search(r"\s", word) and word != text:
+            yield from _words(word)
+        elif equals:
+            yield value

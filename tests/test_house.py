@@ -38,7 +38,7 @@ OURS = "autoresearch_ray"
 # Imports go down or stay on their floor. A folder stands as a whole.
 FLOORS = {
     "words": "errors model",
-    "thought": "ports noise board orders markdown sections program brief results report policies",
+    "thought": "ports noise board orders markdown metrics sections program brief results report policies",
     "hands": "process guardian ledger bare tree store repo evaluator monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",

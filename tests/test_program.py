@@ -13,6 +13,7 @@ from autoresearch_ray import program
 from autoresearch_ray.errors import ProgramError
 from autoresearch_ray.model import Direction, Metric, Options, Parse, ParseKind, Program, Scope
 from autoresearch_ray.program import parse, read
+from autoresearch_ray.sections import visible
 
 PROSE = Path(__file__).parent / "programs" / "prose"
 TOML = (PROSE / "autoresearch.toml").read_text()
@@ -122,7 +123,22 @@ The schedule.
 The noise is 0.001.
 """
 
-EXAMPLES = [ML_TRAINING, API_LATENCY, PROMPT_OPTIMIZATION, BUNDLE_SIZE, LIGHTHOUSE, FULL]
+SEVERAL = (
+    ML_TRAINING
+    + """\
+Rule: weighted (all of them)
+Also:
+- `latency_ms` (lower is better), at most 10 % worse, weight 0.3
+- memory_gb, at most 70 GB
+- accuracy ↑ at least 0.8
+Holdout:
+```
+python ~/secret/score.py .
+```
+"""
+)
+
+EXAMPLES = [ML_TRAINING, API_LATENCY, PROMPT_OPTIMIZATION, BUNDLE_SIZE, LIGHTHOUSE, FULL, SEVERAL]
 
 
 def with_eval(*lines: str, drop: str = "Parse") -> str:
@@ -555,9 +571,105 @@ def test_a_mistyped_key_is_refused_rather_than_ignored() -> None:
     assert "guard" in refused(with_eval("Gaurd: `make test`")).hint
 
 
-def test_setup_and_guard_may_be_none() -> None:
-    got = parse(with_eval("Setup: none", "Guard: `none`")).eval
-    assert (got.setup, got.guard) == (None, None)
+@pytest.mark.parametrize(
+    "lines", [["Command:", "- `make`", "- `make x`"], ["Kill-after: 4 minutes"], ["Time-buget: 5 m"]]
+)
+def test_bullets_and_hyphens_are_read_and_not_passed_over(lines: list[str]) -> None:
+    assert refused(with_eval(*lines, drop="Command" if "Command:" in lines else "Parse")).line >= 9
+
+
+def test_setup_guard_and_holdout_may_be_none() -> None:
+    got = parse(with_eval("Setup: none", "Guard: `none`", "Holdout: none")).eval
+    assert (got.setup, got.guard, got.holdout) == (None, None, None)
+
+
+# --- Holdout ---------------------------------------------------------------------------------------------------------
+
+SECRET = "python ~/secret/score.py ."
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"Holdout: `{SECRET}`"],
+        [f"- **Holdout:** `{SECRET}` (secret)", "  which reads ~/secret/test.bin", "  - and secret/more.bin"],
+        [f"Hold-out: {SECRET}"],
+        [f"Held out: `{SECRET}`"],
+        ["Holdout command:", f"`{SECRET}`"],
+        ["- Holdout:", "", "  - `" + SECRET + "`"],
+        ["Holdout:", "<!-- in secret -->", "", "```bash", SECRET, "```"],
+    ],
+)
+def test_a_holdout_is_read_and_agents_are_not_told(lines: list[str]) -> None:
+    got = parse(with_eval(*lines, "Guard: `make test`") + "## Notes\nBe bold.\n")
+    assert got.eval.holdout == SECRET and got.eval.guard == "make test"
+    assert got.text == with_eval("Guard: `make test`") + "## Notes\nBe bold.\n"
+    assert parse(with_eval(*lines[:-1], lines[-1])).eval.holdout == SECRET
+
+
+def test_a_holdout_of_several_lines_is_kept_whole_and_hidden_whole() -> None:
+    got = parse(with_eval("Holdout:", "~~~", "cd ~/secret", "  ./score", "~~~", "Guard: `make test`"))
+    assert got.eval.holdout == "cd ~/secret\n  ./score"
+    assert got.text == with_eval("Guard: `make test`")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (with_eval(f"Holdout: `{SECRET}`", f"Holdout: `{SECRET}`"), 10),
+        (with_eval(f"Holdout eval: `{SECRET}`"), 9),
+        (with_eval(f"The held-out command: `{SECRET}`"), 9),
+        (with_eval("Holdout:"), 9),
+        (with_eval("Holdout: `<command>`"), 9),
+        (with_eval(f"<!-- Holdout: {SECRET} -->"), 9),
+        (with_eval("```", f"Holdout: {SECRET}", "```"), 10),
+        (with_eval("## Holdout", SECRET), 9),
+        (with_eval("## Notes", f"- **Hold-out:** {SECRET}"), 10),
+    ],
+)
+def test_a_holdout_that_agents_would_read_of_is_refused(text: str, line: int) -> None:
+    assert refused(text).line == line
+
+
+@given(
+    st.lists(st.sampled_from(["Guard: `make`", "- prose", "", "  indented", "Setup: none", "<!-- x -->"]), max_size=6),
+    st.sampled_from([f"Holdout: `{SECRET}`", f"- Holdout: {SECRET}", f"Holdout:\n```\n{SECRET}\n```"]),
+    st.integers(0, 6),
+)
+def test_wherever_it_stands_nothing_of_a_holdout_is_left_in_the_text(others: list[str], said: str, at: int) -> None:
+    lines = [each for index, each in enumerate(others) if each == "" or each not in others[:index]]
+    got = parse(with_eval(*lines[:at], said, *lines[at:]))
+    assert got.eval.holdout == SECRET and "secret" not in got.text.lower() and "holdout" not in got.text.lower()
+    assert [each for each in lines if each.startswith(("Guard", "Setup", "- ")) and each not in got.text] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "prefix", "found"),
+    [
+        ("python /secret/score.py .", "", None),
+        ("python eval/score.py --x", "", "eval/score.py"),
+        ("cd /tmp; ./eval/../eval/score.py", "", "eval/score.py"),
+        ("sh -c 'python eval/score.py'", "", "eval/score.py"),
+        ("echo $(cat data.bin)|wc", "", "data.bin"),
+        ("echo `cat data.bin`", "", "data.bin"),
+        ("score --data=data.bin # eval/score.py", "", "data.bin"),
+        ("score <data.bin", "", "data.bin"),
+        ("python score.py", "eval", "eval/score.py"),
+        ("python ../data.bin", "eval", "data.bin"),
+        ("python data.bin", "eval", None),
+        ("python 'eval/score.py", "", None),
+        ("python data.bin 'eval/score.py", "", "data.bin"),
+        ("python eval", "", None),
+        ("", "", None),
+    ],
+)
+def test_a_command_that_names_a_tracked_file_is_visible(command: str, prefix: str, found: str | None) -> None:
+    assert visible(command, ["data.bin", "eval/score.py"], prefix) == found
+
+
+@given(st.text())
+def test_any_command_has_words(command: str) -> None:
+    assert visible(command, ["a"], "") in ("a", None)
 
 
 @pytest.mark.parametrize(
@@ -667,13 +779,13 @@ def test_every_option_can_be_written() -> None:
         "tag: t", "agent: command", "agent_command: |", "  claude -p", "model: opus", "agent_minutes: 2.5",
         "secrets: [A_KEY, B_KEY]", "env:", "- HF_HOME", "workers: 8", "gpus_per_worker: 0.5", "lanes: 2",
         "monitor: nvml", "policy: {name: greedy, every: 8}",
-        "stop: {experiments: 1, hours: 1e1, cost_usd: 5.5, target: -0.5, plateau: 9}",
+        "stop: {experiments: 1, evaluations: 2, hours: 1e1, cost_usd: 5.5, target: -0.5, plateau: 9}",
         "address: ray://head:10001", "backend: local", "allow_dirty: yes",
     ).options  # fmt: skip
     assert got == Options(
         tag="t", agent="command", agent_command="claude -p\n", model="opus", agent_minutes=2.5,
         secrets=("A_KEY", "B_KEY"), env=("HF_HOME",), workers=8, gpus_per_worker=0.5, lanes=2, monitor="nvml",
-        policy="greedy", every=8, experiments=1, hours=10.0, cost_usd=5.5, target=-0.5, plateau=9,
+        policy="greedy", every=8, experiments=1, evaluations=2, hours=10.0, cost_usd=5.5, target=-0.5, plateau=9,
         address="ray://head:10001", backend="local", allow_dirty=True,
     )  # fmt: skip
     assert all(getattr(got, each.name) != each.default for each in dataclasses.fields(Options))
@@ -710,6 +822,7 @@ def test_a_tag_that_is_no_branch_is_refused(tag: str) -> None:
         "workers: 0", "workers: -1", "workers: many", "workers: 1.5", "gpus_per_worker: -1", "gpus_per_worker: 1.5",
         "lanes: 0", "policy: {every: 0}", "policy: {each: 4}", "policy: [greedy]", "stop: {hours: 0}", "stop: 8",
         "stop: {hour: 8}", "hours: nan", "hours: inf", "target: .nan", "cost_usd: -1", "experiments: 0", "plateau: 0",
+        "stop: {evaluations: 0}", "evaluations: 1.5",
         "agent_minutes: 0", "secrets: A", "secrets: [A=1]", "secrets: [[A]]", "env: {A: 1}", "backend: slurm",
         "allow_dirty: perhaps", "agent: ''", "agent: {x: 1}", "worker: 8", "gpus-per-worker: 1", "[a]: 1", "? {a: b}",
         "agent: codex\nagent: codex", "hours: 1\nstop: {hours: 2}", "tag: [", "- tag", "just words", "tag: 'x",
