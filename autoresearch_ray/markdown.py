@@ -71,7 +71,7 @@ class Field:
     value: str
     block: bool = False
     more: str = ""  # what indented lines right below add to it: to most values no more than a remark
-    span: range = range(0)  # the numbers of the lines that it stands on, that of its key included
+    span: Sequence[int] = ()  # the numbers of the lines that it stands on, that of its key included
 
 
 def lines(text: str, file: str, first: int = 1) -> list[Line]:
@@ -176,7 +176,7 @@ def fields(section: Section, keys: Mapping[str, str]) -> tuple[dict[str, list[Fi
             continue
         values = [Field(line, value, more=_more(line, below), span=_span(line))] if value else _below(line, below, keys)
         found.setdefault(key, []).extend(values)
-        covered = values[-1].span.stop - 1
+        covered = values[-1].span[-1]
     return found, others
 
 
