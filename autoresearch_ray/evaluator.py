@@ -1,4 +1,4 @@
-"""Measures a commit: a clean tree, the program's command under the guardian, and the metric from the runner's own log.
+"""Measures a commit: a clean tree, the program's command under the guardian, and numbers from the runner's own log.
 
 The clock, the memory and the exit are the runner's readings. The metric is read from a log that the runner wrote, by a
 parse command that runs on the base commit's files, so nothing that a candidate leaves behind is run or read here.
@@ -7,20 +7,21 @@ parse command that runs on the base commit's files, so nothing that a candidate 
 from __future__ import annotations
 
 import fcntl
-import io
 import math
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError, SetupError
-from autoresearch_ray.model import Failure, FailureKind, Measurement, ParseKind, Resources
+from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
+from autoresearch_ray.reading import crash, matched, named, number
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
@@ -29,20 +30,6 @@ _ALLOWED = re.compile(
     r"|AUTORESEARCH_DATA"
 )
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
-_NUMBER = re.compile(
-    r"(?<![\w.,])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
-    r"(?!,\d)",  # "0,25" is no number that we dare to read
-    re.IGNORECASE,
-)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_SUFFIX = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-_OUT_OF_MEMORY = re.compile(
-    rb"CUDA out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|RESOURCE_EXHAUSTED: Out of mem"
-)
-_SICK = re.compile(
-    rb"GPU is lost|has fallen off the bus|uncorrectable ECC error|all CUDA-capable devices are busy or unavailable"
-    rb"|CUDA_ERROR_(?:NO_DEVICE|SYSTEM_NOT_READY|ECC_UNCORRECTABLE)|No space left on device"
-)
 
 
 def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str, str]:
@@ -61,6 +48,26 @@ class Slot:
     gpus: tuple[str, ...]
     cores: int
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One measurement of one commit: where it runs, what it is told, and what ends it."""
+
+    commit: str
+    seed: int
+    folder: Path  # of its lane
+    log: Path
+    own: Mapping[str, str]
+    signals: Signals
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "measure"
+
+    @property
+    def stdout(self) -> Path:
+        return self.folder / "stdout"
 
 
 @dataclass(slots=True)
@@ -125,59 +132,84 @@ class Evaluator:
         None if a drain came before it began or a halt before it ended. Raises `OSError` or `RepoError` when this
         machine cannot give it a tree.
         """
-        program, lane = self.welcome.program, id.rpartition("-")[0]
-        strayed = self.store.inside(self.welcome.base, commit, program.scope, self.welcome.prefix)
-        if strayed:
-            return Measurement(None, strayed)
-        folder = self.folder / lane
-        tree, stdout = folder / "measure", folder / "stdout"
+        evaluation = self.welcome.program.eval
+        better = evaluation.metric.direction.better
+        with self._trial(commit, id, seed, log, signals) as trial:
+            measured = self._measured(trial, evaluation.command, evaluation.also)
+            if not guarded or measured is None or measured.value is None:
+                return measured
+            fault = None if beat is not None and better(beat, measured.value) else self._guard(trial)
+            if signals.halt.is_set():
+                return None
+            return replace(measured, value=None, failure=fault, also={}) if fault else measured
+
+    def hold_out(self, commit: str, id: str, seed: int, log: Path, signals: Signals) -> Measurement | None:
+        """Measure `commit` by the program's holdout: the metric alone, and no guard. Its log is not for agents.
+
+        None and errors as for `measure`. Raises `ValueError` where the program has no holdout.
+        """
+        command = self.welcome.program.eval.holdout
+        if command is None:
+            raise ValueError("the program has no holdout")
+        with self._trial(commit, id, seed, log, signals) as trial:
+            return self._measured(trial, command, ())
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _trial(self, commit: str, id: str, seed: int, log: Path, signals: Signals) -> Iterator[_Trial]:
+        """The place and the words for one measurement; leaving removes all of it but the log."""
+        lane = id.rpartition("-")[0]
         own = {
             "AUTORESEARCH_TAG": self.welcome.tag,
             "AUTORESEARCH_LANE": lane,
             "AUTORESEARCH_EXPERIMENT": id,
             "AUTORESEARCH_SEED": str(seed),
-            "AUTORESEARCH_BUDGET_SECONDS": f"{program.eval.budget_seconds:g}",
+            "AUTORESEARCH_BUDGET_SECONDS": f"{self.welcome.program.eval.budget_seconds:g}",
         }
+        trial = _Trial(commit, seed, self.folder / lane, log, own, signals)
         try:
-            self._checkout(tree, commit)
-            with self.slot.lock:
-                if signals.drain.is_set():
-                    return None
-                limit = program.eval.kill_after_seconds
-                with self.monitor.watch() as watch:
-                    ended = process.run(
-                        program.eval.command,
-                        cwd=tree / self.welcome.prefix,
-                        environ=self._environ(folder, own),
-                        log=log,
-                        stdout=stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
-                        timeout_seconds=limit,
-                        cancel=signals.halt,
-                        started=watch.follow,
-                    )
-            if ended.why == "cancelled":
-                return None
-            value, failure = self._read(ended, watch.lost, folder, log, stdout, own, signals.halt)
-            better = program.eval.metric.direction.better
-            if guarded and value is not None and not (beat is not None and better(beat, value)):
-                failure = self._guard(tree, commit, log, own, signals.halt)
-            if signals.halt.is_set():
-                return None
-            return Measurement(
-                value=None if failure else value,
-                failure=failure,
-                seed=seed,
-                exit_code=ended.code,
-                wall_seconds=ended.wall_seconds,
-                cpu_seconds=ended.cpu_seconds,
-                resources=_with_peak(watch.resources, ended),
-            )
+            yield trial
         finally:
-            for each in (tree, folder / "tmp", folder / "parse"):
+            for each in (trial.tree, trial.folder / "tmp", trial.folder / "parse"):
                 trees.remove(each)
-            stdout.unlink(missing_ok=True)
+            trial.stdout.unlink(missing_ok=True)
 
-    # --- Inside ------------------------------------------------------------------------------------------------------
+    def _measured(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
+        """Run the command on the commit, in a clean tree, and read its numbers."""
+        program, signals = self.welcome.program, trial.signals
+        strayed = self.store.inside(self.welcome.base, trial.commit, program.scope, self.welcome.prefix)
+        if strayed:
+            return Measurement(None, strayed)
+        self._checkout(trial.tree, trial.commit)
+        with self.slot.lock:
+            if signals.drain.is_set():
+                return None
+            with self.monitor.watch() as watch:
+                ended = process.run(
+                    command,
+                    cwd=trial.tree / self.welcome.prefix,
+                    environ=self._environ(trial.folder, trial.own),
+                    log=trial.log,
+                    stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
+                    timeout_seconds=program.eval.kill_after_seconds,
+                    cancel=signals.halt,
+                    started=watch.follow,
+                )
+        if ended.why == "cancelled":
+            return None
+        resources = _with_peak(watch.resources, ended)
+        read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
+        if signals.halt.is_set():
+            return None
+        return replace(
+            Measurement(None, read) if isinstance(read, Failure) else read,
+            seed=trial.seed,
+            exit_code=ended.code,
+            wall_seconds=ended.wall_seconds,
+            cpu_seconds=ended.cpu_seconds,
+            resources=resources,
+        )
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)
@@ -231,70 +263,59 @@ class Evaluator:
         )
 
     def _read(
-        self,
-        ended: process.Exit,
-        lost: str,
-        folder: Path,
-        log: Path,
-        stdout: Path,
-        own: Mapping[str, str],
-        halt: threading.Event,
-    ) -> tuple[float | None, Failure | None]:
-        """The metric, or why there is none."""
-        metric = self.welcome.program.eval.metric.name
+        self, trial: _Trial, ended: process.Exit, lost: str, resources: Resources, also: Sequence[str]
+    ) -> Measurement | Failure:
+        """The metric and the numbers named in `also`, or why they are not there."""
         if ended.why == "lost":
-            return None, Failure(FailureKind.MACHINE, "the process that watched the evaluation was killed")
+            return Failure(FailureKind.MACHINE, "the process that watched the evaluation was killed")
         if lost or ended.log_error:
-            return None, Failure(FailureKind.MACHINE, lost or f"the log could not be written: {ended.log_error}")
+            return Failure(FailureKind.MACHINE, lost or f"the log could not be written: {ended.log_error}")
         if ended.survivors:
-            return None, Failure(FailureKind.MACHINE, f"{ended.survivors} processes could not be killed")
+            return Failure(FailureKind.MACHINE, f"{ended.survivors} processes could not be killed")
         try:
-            tail = process.tail(log)
+            tail = process.tail(trial.log)
         except OSError as error:
-            return None, Failure(FailureKind.CRASH, f"the log that the runner wrote is gone: {error.strerror}")
+            return Failure(FailureKind.CRASH, f"the log that the runner wrote is gone: {error.strerror}")
+        evaluation = self.welcome.program.eval
         if ended.why == "timeout":
-            seconds = self.welcome.program.eval.kill_after_seconds
-            return None, Failure(FailureKind.TIMEOUT, f"killed after {seconds:g} seconds", tail)
+            return Failure(FailureKind.TIMEOUT, f"killed after {evaluation.kill_after_seconds:g} seconds", tail)
         if ended.code != 0:
-            return None, _crash(ended, log, tail)
-        text = self._metric_text(folder, log, stdout, own, halt)
-        if isinstance(text, Failure):
-            return None, text
-        value = number(text, metric)
-        if value is None:
-            said = f"found {text.strip()[:80]!r}" if text.strip() else "found nothing"
-            return None, Failure(FailureKind.NO_METRIC, f"no number for {metric!r} in the log: {said}", tail)
-        if not math.isfinite(value):
-            return None, Failure(FailureKind.NOT_FINITE, f"{metric} is {value}", tail)
-        return value, None
-
-    def _metric_text(
-        self, folder: Path, log: Path, stdout: Path, own: Mapping[str, str], halt: threading.Event
-    ) -> str | Failure:
-        """The piece of text that holds the number."""
-        parse, metric = self.welcome.program.eval.parse, self.welcome.program.eval.metric.name
+            return crash(ended, trial.log, tail)
+        metric, parse = evaluation.metric.name, evaluation.parse
+        found = named(trial.log, [metric, *(name for name in also if name != MEMORY)])
+        if parse.kind is ParseKind.REGEX:
+            found[metric] = matched(trial.log, parse.text)
+        texts = {name: each.text for name, each in found.items()}
         if parse.kind is ParseKind.STDOUT:
-            return process.tail(stdout, lines=1)
-        if parse.kind is ParseKind.COMMAND:
-            return self._parsed(parse.text, folder, log, own, halt)
-        pattern = parse.text if parse.kind is ParseKind.REGEX else rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)"
-        found = ""
-        with io.TextIOWrapper(process.opened(log), encoding="utf-8", errors="replace") as file:
-            for line in file:
-                for match in re.finditer(pattern, _COLOURS.sub("", line[:10_000])):
-                    found = match[1] if match.re.groups else match[0]
-        return found
+            texts[metric] = process.tail(trial.stdout, lines=1)
+        elif parse.kind is ParseKind.COMMAND:
+            parsed = self._parsed(trial, parse.text)
+            if isinstance(parsed, Failure):
+                return parsed
+            texts[metric] = parsed
+        values: dict[str, float] = {}
+        for name, text in texts.items():
+            value = number(text, name)
+            if value is None:
+                said = f"found {text.strip()[:80]!r}" if text.strip() else "found nothing"
+                return Failure(FailureKind.NO_METRIC, f"no number for {name!r} in the log: {said}", tail)
+            if not math.isfinite(value):
+                return Failure(FailureKind.NOT_FINITE, f"{name} is {value}", tail)
+            values[name] = value
+        value = values.pop(metric)
+        if MEMORY in also and resources.memory_gb is not None:
+            values[MEMORY] = resources.memory_gb
+        return Measurement(value, also=values, printed=max(1, found[metric].lines))
 
-    def _parsed(
-        self, command: str, folder: Path, log: Path, own: Mapping[str, str], halt: threading.Event
-    ) -> str | Failure:
+    def _parsed(self, trial: _Trial, command: str) -> str | Failure:
         """The last line that the parse command prints. What it says on standard error is no number."""
-        tree, output, errors = folder / "parse", folder / "parse.out", folder / "parse.log"
+        tree, output, errors = (trial.folder / name for name in ("parse", "parse.out", "parse.log"))
         self.store.checkout(tree, self.welcome.base)
         link = tree / self.welcome.prefix / "run.log"
         link.unlink(missing_ok=True)
-        link.symlink_to(log)
-        ended = self._run(command, tree, errors, own, self.welcome.program.eval.kill_after_seconds, halt, output)
+        link.symlink_to(trial.log)
+        seconds = self.welcome.program.eval.kill_after_seconds
+        ended = self._run(command, tree, errors, trial.own, seconds, trial.signals.halt, output)
         text, said = process.tail(output, lines=1), process.tail(errors)
         output.unlink(missing_ok=True)
         errors.unlink(missing_ok=True)
@@ -304,20 +325,18 @@ class Evaluator:
             return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` failed", said)
         return text
 
-    def _guard(
-        self, tree: Path, commit: str, log: Path, own: Mapping[str, str], halt: threading.Event
-    ) -> Failure | None:
+    def _guard(self, trial: _Trial) -> Failure | None:
         """Run the guard where the evaluation ran, on files that are once more what they were."""
-        command = self.welcome.program.eval.guard
+        command, seconds = self.welcome.program.eval.guard, self.welcome.program.eval.kill_after_seconds
         if not command:
             return None
         try:
-            self.store.restore(tree, commit)
+            self.store.restore(trial.tree, trial.commit)
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
-        output = log.with_suffix(".guard.log")
+        output = trial.log.with_suffix(".guard.log")
         with self.slot.lock:
-            ended = self._run(command, tree, output, own, self.welcome.program.eval.kill_after_seconds, halt)
+            ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)
         if ended.why == "exit" and ended.code == 0:
@@ -326,40 +345,11 @@ class Evaluator:
         return Failure(FailureKind.GUARD, f"better, but the guard `{command}` {how}", tail)
 
 
-def number(text: str, metric: str) -> float | None:
-    """The number that `text` holds: behind "<metric>:" if that is there, else the first. "1.09k" is 1090."""
-    text = _COLOURS.sub("", text)
-    _, found, behind = text.rpartition(metric)
-    for piece in ([behind.lstrip(" \t:=,")] if found else []) + [text]:
-        match = _NUMBER.search(piece)
-        if match:
-            factor = _SUFFIX.get(piece[match.end() : match.end() + 1], 1.0)
-            lone = not piece[match.end() + 1 : match.end() + 2].isalnum()
-            return float(match[0].replace(",", "").replace("_", "")) * (factor if lone else 1.0)
-    return None
-
-
 def _with_peak(resources: Resources, ended: process.Exit) -> Resources:
     """On a CPU, the kernel's own peak counts too: a monitor that samples misses what is short."""
     if resources.device != "cpu":
         return resources
     return replace(resources, peak_mb=max(resources.peak_mb or 0.0, ended.peak_mb))
-
-
-def _crash(ended: process.Exit, log: Path, tail: str) -> Failure:
-    """Out of memory and a sick machine are told apart from other crashes, by the end of the log and by the kernel."""
-    with process.opened(log) as file:
-        file.seek(max(0, log.stat().st_size - (1 << 18)))
-        end = file.read()
-    how = f"ended by signal {-ended.code}" if ended.code is not None and ended.code < 0 else f"exit status {ended.code}"
-    if ended.oom_killed:
-        return Failure(FailureKind.OOM, "killed by the kernel for memory", tail)
-    if _OUT_OF_MEMORY.search(end):
-        return Failure(FailureKind.OOM, "out of GPU memory", tail)
-    sick = _SICK.search(end)
-    if sick:
-        return Failure(FailureKind.MACHINE, sick[0].decode(errors="replace"), tail)
-    return Failure(FailureKind.CRASH, how, tail)
 
 
 def _entries(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.evaluator import Evaluator, Slot, allowed, number
-from autoresearch_ray.model import FailureKind, Measurement, Parse, ParseKind
+from autoresearch_ray.evaluator import Evaluator, Slot, allowed
+from autoresearch_ray.model import MEMORY, Also, Direction, FailureKind, Measurement, Parse, ParseKind, Resources
 from autoresearch_ray.monitors.cpu import Cpu
 from autoresearch_ray.ports import Signals, Welcome
+from autoresearch_ray.reading import named, number
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.store import Store
 from tests.conftest import Toy
@@ -51,13 +53,19 @@ class Bench:
     def measure(
         self, code: str, beat: float | None = None, name: str = "train.py", guarded: bool = True
     ) -> Measurement | None:
+        commit = self.commit(code, name)
+        return self.evaluator.measure(commit, "gpu0-1", 7, self.log, self.signals, guarded=guarded, beat=beat)
+
+    def hold_out(self, code: str, name: str = "train.py") -> Measurement | None:
+        return self.evaluator.hold_out(self.commit(code, name), "gpu0-2", 8, self.log, self.signals)
+
+    def commit(self, code: str, name: str = "train.py") -> str:
         tree = self.folder / "tree"
         self.store.checkout(tree, self.base)
         (tree / name).write_text(code)
         scope = replace(self.evaluator.welcome.program.scope, can=(".",), cannot=())
         made = self.store.commit(tree, self.base, "idea", scope, "")
-        commit = getattr(made, "commit", self.base)
-        return self.evaluator.measure(commit, "gpu0-1", 7, self.log, self.signals, guarded=guarded, beat=beat)
+        return getattr(made, "commit", self.base)
 
 
 @pytest.fixture
@@ -224,6 +232,211 @@ def test_a_drain_starts_nothing_and_a_halt_ends_what_runs(bench: Callable[..., B
     threading.Timer(0.5, lambda: (one.signals.drain.set(), one.signals.halt.set())).start()
     assert one.measure("import time; time.sleep(50)") is None
     assert one.measure("print('loss: 1')") is None
+
+
+# --- The other numbers -----------------------------------------------------------------------------------------------
+
+LATENCY, ACCURACY, PEAK = (
+    Also("latency ms", Direction.LOWER),
+    Also("acc", Direction.HIGHER),
+    Also(MEMORY, Direction.LOWER),
+)
+SAYS = "print('loss: 5\\nlatency ms = 9\\nacc: 0.5\\n  \\x1b[1mlatency ms\\x1b[0m: 1.5k\\nval_acc: 7')"
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        Parse(),
+        Parse(ParseKind.REGEX, "loss: (.*)"),
+        Parse(ParseKind.COMMAND, 'grep "^loss:" run.log'),
+        Parse(ParseKind.STDOUT),
+    ],
+)
+def test_the_other_numbers_are_lines_of_the_log_whatever_reads_the_metric(
+    bench: Callable[..., Bench], parse: Parse
+) -> None:
+    measured = bench(also=(LATENCY, ACCURACY), parse=parse).measure(f"{SAYS}\nprint('5')")
+    assert measured is not None and measured.value == 5.0
+    assert measured.also == {"latency ms": 1500.0, "acc": 0.5}
+
+
+def test_memory_is_the_runners_own_reading_whatever_the_log_says(bench: Callable[..., Bench]) -> None:
+    measured = bench(also=(PEAK,)).measure(f"x = [0] * 40_000_000\nprint('{MEMORY}: 0.001')\nprint('loss: 5')")
+    assert measured is not None and measured.also == {MEMORY: measured.resources.memory_gb}
+    assert 0.3 < measured.also[MEMORY] < 2
+
+
+def test_memory_that_is_not_named_is_none_of_the_other_numbers(bench: Callable[..., Bench]) -> None:
+    assert (bench().measure("print('loss: 5')") or _none()).also == {}
+
+
+class Mute:
+    """A monitor that tells only the memory of the processes, or nothing. It stands in for a GPU that hides its own."""
+
+    device, lost = "mute", ""
+
+    def __init__(self, process_peak_mb: float | None) -> None:
+        self.resources = Resources("mute", process_peak_mb=process_peak_mb)
+
+    def watch(self) -> Mute:
+        return self
+
+    def __enter__(self) -> Mute:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def follow(self, pid: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("process_peak_mb", "memory"), [(512.0, {MEMORY: 0.5}), (None, {})])
+def test_memory_of_the_processes_stands_in_and_what_is_not_known_is_left_out(
+    bench: Callable[..., Bench], process_peak_mb: float | None, memory: dict[str, float]
+) -> None:
+    one = bench(also=(PEAK, ACCURACY))
+    one.evaluator.monitor = Mute(process_peak_mb)
+    measured = one.measure(SAYS)
+    assert measured is not None and measured.value == 5.0 and measured.also == {"acc": 0.5, **memory}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        ("print('loss: 5')", FailureKind.NO_METRIC, "'acc'"),
+        ("print('loss: 5\\nacc: high')", FailureKind.NO_METRIC, "'acc' in the log: found 'high'"),
+        ("print('loss: 5\\nacc: 1\\nacc: nan')", FailureKind.NOT_FINITE, "acc is nan"),
+        ("print('acc: 5')", FailureKind.NO_METRIC, "'loss'"),
+        ("print('loss: inf')", FailureKind.NOT_FINITE, "loss is inf"),
+    ],
+)
+def test_a_number_that_is_missing_is_named(
+    bench: Callable[..., Bench], code: str, kind: FailureKind, says: str
+) -> None:
+    measured = bench(also=(ACCURACY,)).measure(code)
+    assert measured is not None and measured.failure is not None and measured.also == {}
+    assert measured.failure.kind is kind and says in measured.failure.message
+
+
+def test_what_the_guard_refuses_has_no_numbers(bench: Callable[..., Bench]) -> None:
+    measured = bench(also=(ACCURACY,), guard="false").measure(SAYS)
+    assert measured is not None and measured.failure is not None and measured.failure.kind is FailureKind.GUARD
+    assert measured.also == {} and measured.value is None
+
+
+@pytest.mark.parametrize(
+    ("parse", "times"),
+    [
+        (Parse(), 3),
+        (Parse(ParseKind.REGEX, r"loss\s*[:=]\s*([0-9])"), 5),
+        (Parse(ParseKind.COMMAND, "tail -n 1 run.log"), 3),
+        (Parse(ParseKind.COMMAND, "echo 1; cat harness.py; echo 1"), 3),
+        (Parse(ParseKind.STDOUT), 3),
+    ],
+)
+def test_it_is_counted_how_many_lines_give_the_metric(bench: Callable[..., Bench], parse: Parse, times: int) -> None:
+    code = "print('loss: 1 loss: 2\\nloss=3\\nval_loss: 4\\rloss : 4\\nmean loss: 4\\n1')"
+    assert (bench(parse=parse).measure(code) or _none()).printed == times
+
+
+def test_a_metric_that_the_log_does_not_name_is_given_once(bench: Callable[..., Bench]) -> None:
+    assert (bench(parse=Parse(ParseKind.STDOUT)).measure("print(12)") or _none()).printed == 1
+
+
+def test_a_group_that_took_no_part_in_the_last_match_is_no_number(bench: Callable[..., Bench]) -> None:
+    measured = bench(parse=Parse(ParseKind.REGEX, "=(.)|x")).measure("print('=3\\nx')")
+    assert measured is not None and measured.failure is not None
+    assert measured.failure.kind is FailureKind.NO_METRIC
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "a b", "a: b", "val_a", "b"]), st.sampled_from([":", " = "]), st.integers(0, 9)
+        ),
+        max_size=12,
+    )
+)
+def test_each_name_has_its_last_line_and_its_count(said: list[tuple[str, str, int]]) -> None:
+    names = ["a", "a b", "a: b"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        log.write_text("".join(f"{name}{sign}{value}\n" for name, sign, value in said))
+        found = named(log, names)
+    for name in names:
+        values = [value for each, _, value in said if each == name]
+        assert found[name].lines == len(values)
+        assert found[name].text == (str(values[-1]) if values else "")
+
+
+# --- The holdout -----------------------------------------------------------------------------------------------------
+
+
+def test_a_holdout_measures_the_commit_by_its_own_command(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    secret, told = tmp_path / "secret.py", tmp_path / "told"
+    secret.write_text("import os, train\nprint('loss:', train.x * 100)\nprint('seed', os.environ['AUTORESEARCH_SEED'])")
+    one = bench(
+        holdout=f"PYTHONPATH=. python {secret}", setup="mkdir data && echo 42 > data/x", guard=f"echo ran >> {told}",
+        also=(ACCURACY,),
+    )  # fmt: skip
+    one.evaluator.set_up(threading.Event())
+    told.unlink()
+    measured = one.hold_out("x = int(open('data/x').read())\nprint('loss: 1')")
+    assert measured is not None and measured.value == 4200.0 and measured.also == {}
+    assert measured.seed == 8 and measured.exit_code == 0 and measured.printed == 2
+    assert measured.resources.device == "cpu" and measured.wall_seconds > 0
+    assert "seed 8" in one.log.read_text() and not told.exists()
+    assert [each.name for each in one.evaluator.folder.rglob("*")] == ["gpu0"]
+
+
+@pytest.mark.parametrize(
+    ("parse", "holdout"),
+    [
+        (Parse(ParseKind.REGEX, "score=(.*)"), "echo score=7"),
+        (Parse(ParseKind.COMMAND, "grep -o '[0-9]' run.log"), "echo the score is 7"),
+        (Parse(ParseKind.STDOUT), "echo 9 >&2; echo 7"),
+    ],
+)
+def test_a_holdout_is_read_as_the_metric_is(bench: Callable[..., Bench], parse: Parse, holdout: str) -> None:
+    assert (bench(parse=parse, holdout=holdout).hold_out("") or _none()).value == 7.0
+
+
+@pytest.mark.parametrize(
+    ("holdout", "name", "kind"),
+    [
+        ("exit 3", "train.py", FailureKind.CRASH),
+        ("echo nothing", "train.py", FailureKind.NO_METRIC),
+        ("sleep 60", "train.py", FailureKind.TIMEOUT),
+        ("echo loss: 1", "harness.py", FailureKind.OUT_OF_SCOPE),
+    ],
+)
+def test_a_holdout_fails_as_a_measurement_does(
+    bench: Callable[..., Bench], holdout: str, name: str, kind: FailureKind
+) -> None:
+    measured = bench(holdout=holdout, kill_after_seconds=1.5).hold_out("pass", name)
+    assert measured is not None and measured.failure is not None and measured.failure.kind is kind
+
+
+def test_a_holdout_waits_for_the_slot_and_heeds_drain_and_halt(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    one = bench(holdout=f"touch {tmp_path / 'began'}; sleep 50", kill_after_seconds=60.0)
+    one.evaluator.slot.lock.acquire()
+    got: list[Measurement | None] = []
+    thread = threading.Thread(target=lambda: got.append(one.hold_out("pass")))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive() and not (tmp_path / "began").exists()
+    one.evaluator.slot.lock.release()
+    threading.Timer(0.5, lambda: (one.signals.drain.set(), one.signals.halt.set())).start()
+    thread.join()
+    assert got == [None] and (tmp_path / "began").exists()
+    assert one.hold_out("pass") is None
+
+
+def test_a_program_without_a_holdout_has_none_to_run(bench: Callable[..., Bench]) -> None:
+    with pytest.raises(ValueError, match="no holdout"):
+        bench().hold_out("pass")
 
 
 def _none() -> Measurement:

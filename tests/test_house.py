@@ -39,7 +39,7 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": "ports noise board orders markdown metrics sections program brief results report policies",
-    "hands": "process guardian ledger bare tree store repo evaluator monitors agents",
+    "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
