@@ -1,30 +1,34 @@
-"""The morning report and the progress picture: what people are told of a run.
+"""The morning report: what people are told of a run.
 
 The report is Markdown; what agents and logs wrote passes through `cell`, so that no idea can break a table or open a
-link. Only `picture` writes a file, the one it is given. The short texts and the exports are in `results`.
+link. The short texts and the exports are in `results`, the picture in `picture`.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-import warnings
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from autoresearch_ray.board import Board
-from autoresearch_ray.errors import SetupError
-from autoresearch_ray.model import Direction, Experiment, Status
-from autoresearch_ray.results import described, duration, improvement, leaderboard, line, number
+from autoresearch_ray.certainty import (
+    confirmation,
+    floors,
+    heading,
+    holdout,
+    improvement,
+    other,
+    others,
+    over_baseline,
+    rough,
+    value,
+)
+from autoresearch_ray.model import MEMORY, Experiment, Status
+from autoresearch_ray.picture import picture as picture
+from autoresearch_ray.results import described, duration, gained, leaderboard, line, near_misses, signed, why
 
 NEAR_MISSES = 10  # listed in the report
 DIFF_LINES = 400  # of the best diff in the report: about what one reads in a sitting
-LABELS = 12  # improvements named in the picture; more of them overlap
-
-
-# --- The morning report ----------------------------------------------------------------------------------------------
+HUNGRY = 1.5  # times the baseline's memory, from which on the best is warned of
 
 
 def lineage(board: Board) -> list[Experiment]:
@@ -47,11 +51,15 @@ def markdown(board: Board, diff: str, picture: str | None) -> str:
         f"![Progress]({picture})" if picture else "",
         _section("Caveats", _bullets(_caveats(board))),
         _section("What it took", _bullets(_costs(board))),
+        _section("Noise", _noise(board)),
         _section("Lanes", _lanes(board)),
         _section("Kept", _kept(board)),
-        _section("Near misses", _near_misses(board)),
+        _section("Suspicious", _experiments(board, (each for each in board.experiments if each.doubts), _REASON)),
+        _section("Refused as the best", _refused(board)),
+        _section("Near misses", _experiments(board, _nearest(board), _REASON)),
         _section("What failed", _failures(board)),
         _section("The best change", _fenced(diff)),
+        _section("Discarded", _experiments(board, _discarded(board), _REASON)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -62,39 +70,35 @@ def cell(text: str) -> str:
 
 
 def _headline(board: Board) -> str:
-    metric = cell(board.program.eval.metric.name)
     words = (
         f"{board.counted} experiments on {len(board.lanes)} lanes in {duration(board.elapsed_seconds(board.last_at))}"
     )
-    change = improvement(board)
-    if board.baseline is None or board.best is None or not change:
+    base, best, change = value(board, board.baseline), value(board, board.best), improvement(board)
+    if base is None or best is None:
         return f"Nothing has been measured yet: {words}."
-    pair = f"{number(board.baseline.value)} → {number(board.best.value)}"
     end = f" The run ended: {cell(board.closed.reason)}." if board.closed else ""
-    return f"**{metric} {pair} ({change})** after {words}.{end}"
+    return f"**{cell(heading(board))} {base} → {best} ({change})** after {words}.{end}"
 
 
 def _certainty(board: Board) -> str:
-    base, best = board.baseline, board.best
-    if base is None or best is None or not base.values or not best.values:
-        return ""
-    words = f"The best was measured {_times(len(best.values))}, the baseline {_times(len(base.values))}."
-    if board.noise is None:
-        return words + " No commit was measured twice, so the noise is not known."
-    words += f" One measurement has a standard deviation of {board.noise:.3g}"
-    error = board.noise * math.sqrt(1 / len(best.values) + 1 / len(base.values))
-    gain = board.direction.gain(best.value or 0.0, base.value or 0.0)
-    return words + (f": the gain is {gain / error:.1f} standard errors." if error else ".")
+    words = confirmation(board)
+    if board.baseline is not None and board.noise is None:
+        words.append("No commit was measured twice, so the noise is not known.")
+    return " ".join(words)
 
 
 def _caveats(board: Board) -> Iterable[str]:
     best = board.best
-    if best is not None and len(best.values) == 1 and best.kind != "baseline":
-        yield "The best was measured only once: measure it again before you build on it."
-    if best is not None and best.value is not None:
-        ahead = [each for each in board.experiments if _ahead(board, each, best.value)]
+    known = value(board, best)
+    if best is not None and known is not None:
+        if known.n == 1 and best.kind != "baseline":
+            yield "The best was measured only once: measure it again before you build on it."
+        ahead = [each for each in board.experiments if _ahead(board, each, known.mean)]
         if ahead:
             yield f"These read better than the best, and were not confirmed or not at the time: {_numbers(ahead)}."
+        memory, usual = other(best, MEMORY), other(board.baseline, MEMORY)
+        if memory and usual and memory > HUNGRY * usual:
+            yield f"The best uses {memory:.3g} GB of memory, {memory / usual:.2g} times the baseline's {usual:.3g} GB."
     contended = [each for each in board.experiments if each.resources.contended]
     if contended:
         yield f"{len(contended)} experiments shared their device with a stranger: {_numbers(contended)}."
@@ -103,14 +107,15 @@ def _caveats(board: Board) -> Iterable[str]:
         yield f"The device was throttled in {len(throttled)} experiments: {_numbers(throttled)}."
     devices = sorted({lane.seat.device for lane in board.lanes.values()})
     if len(devices) > 1:
-        yield f"Measured on unlike devices: {cell(', '.join(devices))}."
+        as_on = f" Values read as they would on {cell(floors(board)[0].name)}." if len(board.classes) > 1 else ""
+        yield f"Measured on unlike devices: {cell(', '.join(devices))}.{as_on}"
     if board.counts[Status.PENDING]:
         yield f"{board.counts[Status.PENDING]} experiments are not decided."
 
 
 def _ahead(board: Board, experiment: Experiment, best: float) -> bool:
-    contender = experiment.status in (Status.PENDING, Status.KEEP) and experiment.value is not None
-    return contender and board.direction.better(experiment.value or 0.0, best)
+    contender, known = experiment.status in (Status.PENDING, Status.KEEP), value(board, experiment)
+    return contender and known is not None and board.direction.better(known.mean, best)
 
 
 def _costs(board: Board) -> Iterable[str]:
@@ -134,17 +139,25 @@ def _costs(board: Board) -> Iterable[str]:
         yield f"{read:,} tokens in, {wrote:,} out"
 
 
-def _lanes(board: Board) -> str:
+def _noise(board: Board) -> str:
     return _table(
-        ("rank", "lane", "device", board.program.eval.metric.name, "n", "gain", "keeps", "tried", "head"),
+        ("devices", "noise of one measurement", "baseline", "lanes"),
+        [(each.name, rough(each.noise), str(each.baseline or "-"), ", ".join(each.lanes)) for each in floors(board)],
+    )
+
+
+def _lanes(board: Board) -> str:
+    names = others(board)
+    return _table(
+        ("rank", "lane", "device", heading(board), "over the baseline", *names, "keeps", "tried", "head"),
         [
             (
                 str(row.rank),
                 row.lane,
                 row.device,
-                number(row.value),
-                str(row.measurements),
-                _signed(row.gain),
+                str(row.value or "-"),
+                signed(row.gain),
+                *(rough(row.also[name]) for name in names),
                 str(row.keeps),
                 str(row.experiments),
                 row.head[:7],
@@ -154,37 +167,54 @@ def _lanes(board: Board) -> str:
     )
 
 
+_Column = tuple[str, Callable[[Experiment], str]]
+_REASON: tuple[_Column, ...] = (("decided by", why),)
+
+
 def _kept(board: Board) -> str:
-    in_best = {each.number for each in lineage(board)}
-    kept = [each for each in board.experiments if each.status is Status.KEEP and each.kind != "baseline"]
-    return _experiments(board, kept, in_best)
+    best = board.best
+    inside = {each.commit for each in lineage(board)} | (board.contains(best.commit) if best and best.commit else set())
+    kept = (each for each in board.experiments if each.status is Status.KEEP and each.kind != "baseline")
+    columns: tuple[_Column, ...] = (
+        ("lines", lambda each: f"{each.lines:+d}"),
+        ("in best", lambda each: "yes" if each.commit in inside else ""),
+    )
+    return _experiments(board, kept, (*columns, *_REASON))
 
 
-def _near_misses(board: Board) -> str:
-    reach = board.noise or 0.0
-    near = [
-        each
-        for each in board.experiments
-        if each.status is Status.DISCARD and each.gain is not None and (each.gain > 0 or abs(each.gain) <= reach)
-    ]
-    near.sort(key=lambda each: -(each.gain or 0.0))
-    return _experiments(board, near[:NEAR_MISSES], set())
+def _nearest(board: Board) -> list[Experiment]:
+    return near_misses(board.experiments, board.noise)[:NEAR_MISSES]
 
 
-def _experiments(board: Board, experiments: list[Experiment], in_best: set[int]) -> str:
+def _discarded(board: Board) -> Iterable[Experiment]:
+    return (each for each in board.experiments if each.status is Status.DISCARD)
+
+
+def _refused(board: Board) -> str:
+    """What would have been the best and was not published: by the holdout, or by more measurements."""
+    why_not = {each.number: said.reason for said in board.refused.values() if (each := board.at(said.commit))}
+    columns: tuple[_Column, ...] = (("refused because", lambda each: why_not[each.number]),)
+    if board.holdouts:
+        columns = (("on the holdout", lambda each: str(holdout(board, each) or "-")), *columns)
+    return _experiments(board, (board.experiments[each] for each in why_not), columns)
+
+
+def _experiments(board: Board, experiments: Iterable[Experiment], columns: Sequence[_Column]) -> str:
+    """A table of them: what they read, what they tried, and these `columns` at its end."""
+    names, several = others(board), len(board.classes) > 1
+    beside = ("over baseline",) * several
     return _table(
-        ("#", "lane", board.program.eval.metric.name, "n", "gain", "lines", "in best", "idea", "decided by"),
+        ("#", "lane", heading(board), "gain", *beside, *names, "idea", *(name for name, _ in columns)),
         [
             (
                 str(each.number),
                 each.lane,
-                number(each.value),
-                str(len(each.values)),
-                _signed(each.gain),
-                f"{each.lines:+d}",
-                "yes" if each.number in in_best else "",
-                each.idea or each.kind,
-                each.reason,
+                str(value(board, each) or "-"),
+                gained(each),
+                *((signed(over_baseline(board, value(board, each))),) * several),
+                *(rough(other(each, name)) for name in names),
+                described(each),
+                *(told(each) for _, told in columns),
             )
             for each in experiments
         ],
@@ -239,108 +269,3 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _numbers(experiments: list[Experiment]) -> str:
     shown = ", ".join(f"#{each.number}" for each in experiments[:10])
     return shown + (", …" if len(experiments) > 10 else "")
-
-
-def _signed(gain: float | None) -> str:
-    return "" if gain is None else f"{gain:+.3g}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-# --- The picture -----------------------------------------------------------------------------------------------------
-
-
-def picture(board: Board, path: Path) -> None:
-    """Draw the progress of a run as PNG or SVG, by the suffix of `path`.
-
-    What is far worse than the baseline stands at the frame's edge. Raises `SetupError` without matplotlib.
-    """
-    if path.suffix not in (".png", ".svg"):
-        raise SetupError(f"cannot draw {path.name}", "a picture's name ends in .png or .svg")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SetupError("matplotlib is not installed", 'pip install "autoresearch-ray[plot]"') from error
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    low, high = _frame(board)
-    for status, colour in ((Status.DISCARD, "lightgrey"), (Status.KEEP, "tab:green")):
-        dots = [
-            (each.number, each.value) for each in board.experiments if each.status is status and each.value is not None
-        ]
-        clamped = [min(max(value, low), high) for _, value in dots]
-        axes.scatter([at for at, _ in dots], clamped, s=18, color=colour, label=status, clip_on=False, zorder=2)
-    crashes = [each.number for each in board.experiments if each.status is Status.CRASH]
-    worse = 1.0 if board.direction is Direction.LOWER else 0.0
-    edge = axes.get_xaxis_transform()  # x in experiments, y in shares of the frame
-    axes.scatter(
-        crashes, [worse] * len(crashes), s=18, marker="x", color="tab:red", label="crash", clip_on=False, transform=edge
-    )
-    steps = _steps(board)
-    ends = [*steps, (max(len(board.experiments) - 1, 1), steps[-1][1], None)] if steps else []
-    axes.step([at for at, _, _ in ends], [value for _, value, _ in ends], where="post", color="tab:green", label="best")
-    _label(axes, steps, board.direction)
-    metric = board.program.eval.metric
-    axes.set_ylim(low, high)
-    axes.set_xlabel("experiment")
-    axes.set_ylabel(f"{metric.name} ({metric.direction} is better)", parse_math=False)
-    words = (line(board.program.title), f"{board.counted} experiments", improvement(board))
-    axes.set_title(": ".join(each for each in words if each), parse_math=False)
-    axes.legend(loc="upper right" if worse else "lower right")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # an idea in a script that the font lacks is drawn as boxes
-        figure.savefig(path, dpi=150)
-
-
-def _steps(board: Board) -> list[tuple[int, float, Experiment | None]]:
-    """The published best as it came about: number of the experiment, value, and which one it was."""
-    steps: list[tuple[int, float, Experiment | None]] = []
-    if board.baseline and board.baseline.value is not None:
-        steps.append((0, board.baseline.value, None))
-    for each in board.published:
-        experiment = board.at(each.commit)
-        if experiment and experiment.kind != "baseline":
-            # Experiments are published in another order than they are numbered; the line only goes forward.
-            steps.append((max(experiment.number, steps[-1][0] if steps else 0), each.value, experiment))
-    return steps
-
-
-def _frame(board: Board) -> tuple[float, float]:
-    """The values that the picture shows: all that were kept, room for the labels, and more on the worse side."""
-    kept = [value for _, value, _ in _steps(board)]
-    kept += [each.value for each in board.experiments if each.status is Status.KEEP and each.value is not None]
-    if not kept:
-        return 0.0, 1.0
-    span = max(kept) - min(kept) or 6 * (board.noise or 0.0) or abs(kept[0]) * 0.02 or 1.0
-    if board.direction is Direction.LOWER:
-        return min(kept) - 0.45 * span, max(kept) + 0.6 * span
-    return min(kept) - 0.6 * span, max(kept) + 0.45 * span
-
-
-def _label(axes: Any, steps: list[tuple[int, float, Experiment | None]], direction: Direction) -> None:
-    """Name the largest improvements: on the better side of the line, which is empty, where the text has room there."""
-    gains = [direction.gain(new[1], old[1]) for old, new in itertools.pairwise(steps)]
-    largest = sorted(range(len(gains)), key=lambda each: -gains[each])[:LABELS]
-    up = 1 if direction is Direction.LOWER else -1
-    for index in largest:
-        at, value, experiment = steps[index + 1]
-        if experiment is None:
-            continue
-        clear = at > 0.3 * steps[-1][0]
-        note = axes.annotate(
-            f"#{experiment.number} {described(experiment, 36)}",
-            (at, value),
-            xytext=(-4 if clear else 4, up * (-6 if clear else 6)),
-            textcoords="offset points",
-            rotation=25 * up,
-            rotation_mode="anchor",
-            ha="right" if clear else "left",
-            va="center",
-            fontsize=8,
-            parse_math=False,
-        )
-        note.set_in_layout(False)

@@ -1,7 +1,7 @@
-"""The results in short: words and numbers as people read them, the leaderboard, the summary and the exports.
+"""The results in short: words as people read them, the leaderboard, the summary and the exports.
 
 Pure: a board goes in, text or plain data comes out. Ideas and reasons are written by agents, so what shows them passes
-through `line`, which leaves neither control characters nor line ends.
+through `line`, which leaves neither control characters nor line ends. How sure a number is, `certainty` says.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import io
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from csv import writer
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from autoresearch_ray.board import Board
-from autoresearch_ray.model import Experiment, Status
+from autoresearch_ray.certainty import Value, heading, improvement, other, others, over_baseline, plus_minus, value
+from autoresearch_ray.model import MEMORY, Experiment, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +27,28 @@ class Row:
 
     rank: int
     lane: str
-    device: str
+    device: str  # its class, where there are several
     head: str
-    value: float | None
-    measurements: int
+    value: Value | None
     gain: float | None
+    also: Mapping[str, float | None]
     experiments: int
     keeps: int
 
 
-# --- Words and numbers -----------------------------------------------------------------------------------------------
+# --- Words ----------------------------------------------------------------------------------------------------------
 
 
-def number(value: float | None) -> str:
-    """A value as people read it: six significant digits, or all of them before the point; "-" where there is none."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.6g}"
+def signed(gain: float | None) -> str:
+    """A gain with its sign; "" where there is none."""
+    return "" if gain is None else f"{gain:+.3g}"
+
+
+def gained(experiment: Experiment) -> str:
+    """Its gain over its parent when it was judged, with the standard error where that is known."""
+    if experiment.gain is None or not experiment.error:
+        return signed(experiment.gain)
+    return plus_minus(experiment.gain, experiment.error, "+")
 
 
 def line(text: str, most: int = 0) -> str:
@@ -53,6 +60,18 @@ def line(text: str, most: int = 0) -> str:
 def described(experiment: Experiment, most: int = 0) -> str:
     """What the experiment tried, on one line."""
     return line(experiment.idea, most) or experiment.kind
+
+
+def mark(experiment: Experiment) -> str:
+    """Its status, with a question mark where its value is suspicious."""
+    return f"{experiment.status}{'?' if experiment.doubts else ''}"
+
+
+def why(experiment: Experiment, most: int = 0) -> str:
+    """The reason of its verdict, and what makes it suspicious, which the reason may say itself."""
+    told = not experiment.doubts or "suspicious" in experiment.reason
+    doubts = "" if told else f"suspicious ({'; '.join(experiment.doubts)}): "
+    return line(doubts + experiment.reason, most).removesuffix(":")
 
 
 def duration(seconds: float) -> str:
@@ -71,25 +90,6 @@ def timestamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def spread(board: Board, experiment: Experiment) -> float | None:
-    """The standard error of the experiment's mean; None while the noise is not known."""
-    if board.noise is None or not experiment.values:
-        return None
-    return board.noise / math.sqrt(len(experiment.values))
-
-
-def improvement(board: Board) -> str:
-    """How far the best is from the baseline, such as "-0.0047, 0.471% better"; "" while there is nothing to compare."""
-    if board.baseline is None or board.best is None or board.baseline.value is None or board.best.value is None:
-        return ""
-    old, new = board.baseline.value, board.best.value
-    gain = board.direction.gain(new, old)
-    words = f"{new - old:+.4g}"
-    if old and gain:
-        words += f", {abs(gain / old):.3%} {'better' if gain > 0 else 'worse'}"
-    return words
-
-
 # --- Short texts -----------------------------------------------------------------------------------------------------
 
 
@@ -97,23 +97,40 @@ def leaderboard(board: Board) -> list[Row]:
     """The lanes, the best branch first; lanes whose head was not measured come last."""
     experiments = Counter(each.lane for each in board.experiments[1:])
     keeps = Counter(each.lane for each in board.experiments[1:] if each.status is Status.KEEP)
-    baseline = board.baseline.value if board.baseline else None
+    names, several = others(board), len(board.classes) > 1
     rows = []
     for rank, name in enumerate(board.ranking(), start=1):
         lane = board.lanes[name]
-        score = board.score(lane.head)
-        gain = board.direction.gain(score.mean, baseline) if score and baseline is not None else None
-        value, measurements = (score.mean, score.n) if score else (None, 0)
-        device, head = lane.seat.device, lane.head
-        rows.append(Row(rank, name, device, head, value, measurements, gain, experiments[name], keeps[name]))
+        at = board.at(lane.head)
+        device = lane.seat.device_class if several and lane.seat.device_class else lane.seat.device
+        known, also = value(board, at), {each: other(at, each) for each in names}
+        better = over_baseline(board, known)
+        rows.append(Row(rank, name, device, lane.head, known, better, also, experiments[name], keeps[name]))
     return rows
+
+
+def near_misses(experiments: Iterable[Experiment], noise: float | None) -> list[Experiment]:
+    """Discards whose gain cannot be told from zero, the most promising first: they may win in company."""
+
+    def likely(experiment: Experiment) -> float:
+        return (experiment.gain or 0.0) if experiment.likely is None else experiment.likely
+
+    near = [
+        each
+        for each in experiments
+        if each.status is Status.DISCARD
+        and each.failure is None
+        and each.gain is not None
+        and abs(likely(each)) <= 2 * (each.error or math.sqrt(2) * (noise or 0.0))
+    ]
+    return sorted(near, key=lambda each: (-likely(each), each.number))
 
 
 def summary(board: Board) -> str:
     """The four lines that end a run."""
     counts, best, change = board.counts, board.best, improvement(board)
     lost = f" | Lost: {counts[Status.LOST]}" if counts[Status.LOST] else ""
-    values = f"Baseline: {number(_value(board.baseline))} → Best: {number(_value(best))}"
+    values = f"Baseline: {value(board, board.baseline) or '-'} → Best: {value(board, best) or '-'}"
     return "\n".join(
         (
             f"=== Autoresearch Complete ({board.counted} experiments) ===",
@@ -125,38 +142,34 @@ def summary(board: Board) -> str:
     )
 
 
-def verdict(experiment: Experiment) -> str:
-    """Such as "#12 [keep] gpu3 0.9932 (+0.0012)  increase LR to 0.04: gain +0.0012 against a margin of 0.0005"."""
-    gain = f" ({experiment.gain:+.3g})" if experiment.gain is not None else ""
+def verdict(board: Board, experiment: Experiment) -> str:
+    """Such as "#12 [keep] gpu3 0.99321 ± 0.00031, n = 2 (+0.0012)  increase LR to 0.04: gain +0.0012"."""
+    better = f" ({gained(experiment)})" if experiment.gain is not None else ""
     whose = f" {experiment.lane}" if experiment.lane else ""
-    why = f": {line(experiment.reason, 100)}" if experiment.reason else ""
-    head = f"#{experiment.number} [{experiment.status}]{whose} {number(experiment.value)}{gain}"
-    return f"{head}  {described(experiment, 100)}{why}"
+    because = f": {reason}" if (reason := why(experiment, 100)) else ""
+    head = f"#{experiment.number} [{mark(experiment)}]{whose} {value(board, experiment) or '-'}{better}"
+    return f"{head}  {described(experiment, 100)}{because}"
 
 
 def progress_line(board: Board) -> str:
     """Where the run stands, in one line."""
     counts = board.counts
     return (
-        f"=== Experiment {board.counted}: {board.program.eval.metric.name} at {number(_value(board.best))}, "
+        f"=== Experiment {board.counted}: {heading(board)} at {value(board, board.best) or '-'}, "
         f"{counts[Status.KEEP]} keeps / {counts[Status.DISCARD]} discards / {counts[Status.CRASH]} crashes ==="
     )
-
-
-def _value(experiment: Experiment | None) -> float | None:
-    return experiment.value if experiment else None
 
 
 # --- Exports ---------------------------------------------------------------------------------------------------------
 
 
-def record(experiment: Experiment) -> dict[str, Any]:
+def record(board: Board, experiment: Experiment) -> dict[str, Any]:
     """One experiment as JSON: the fields of results.jsonl, then ours. Memory in GB of 2**30 bytes; unknown is null."""
-    memory = _peak_mb(experiment)
+    known, memory = value(board, experiment), other(experiment, MEMORY)
     return {
         "n": experiment.number,
         "commit": experiment.commit,
-        "metric": experiment.value,
+        "metric": known.mean if known else None,
         "status": str(experiment.status),
         "description": experiment.idea or experiment.kind,
         "timestamp": timestamp(experiment.at),
@@ -164,13 +177,21 @@ def record(experiment: Experiment) -> dict[str, Any]:
         "lane": experiment.lane,
         "kind": experiment.kind,
         "parent": experiment.parent,
+        "error": known.error if known else None,
+        "measurements": known.n if known else 0,
         "values": list(experiment.values),
+        "over_baseline": over_baseline(board, known),
         "gain": experiment.gain,
+        "gain_error": experiment.error,
+        "likely": experiment.likely,
+        "likely_spread": experiment.spread,
         "seconds": round(experiment.seconds, 3),
-        "memory_gb": None if memory is None else round(memory / 1024, 3),
+        "memory_gb": None if memory is None else round(memory, 3),
+        "also": {each.name: other(experiment, each.name) for each in board.program.eval.also},
         "cost_usd": experiment.usage.cost_usd,
         "failure": str(experiment.failure.kind) if experiment.failure else None,
         "reason": experiment.reason,
+        "doubts": list(experiment.doubts),
     }
 
 
@@ -180,34 +201,31 @@ def tsv(board: Board) -> str:
     for each in board.experiments:
         if each.status in (Status.PENDING, Status.LOST):
             continue
-        crashed = each.status is Status.CRASH or each.value is None
-        memory = 0.0 if crashed else (_peak_mb(each) or 0.0) / 1024
-        metric = "NA" if crashed or each.value is None else _fixed(each.value)
+        known = None if each.status is Status.CRASH else value(board, each)
+        memory = (other(each, MEMORY) or 0.0) if known else 0.0
+        metric = _fixed(known.mean) if known else "NA"
         rows.append(f"{(each.commit or '-')[:7]}\t{metric}\t{memory:.1f}\t{each.status}\t{described(each)}")
     return "\n".join(rows) + "\n"
 
 
 def jsonl(board: Board) -> str:
     """results.jsonl: every experiment, one object per line."""
-    return "".join(json.dumps(record(each), allow_nan=False) + "\n" for each in board.experiments)
+    return "".join(json.dumps(record(board, each), allow_nan=False) + "\n" for each in board.experiments)
 
 
 def csv(board: Board) -> str:
-    """The fields of results.jsonl for a spreadsheet; `values` are joined by blanks."""
+    """The fields of results.jsonl for a spreadsheet: lists are joined, each other number is a column `also.NAME`."""
     text = io.StringIO()
     rows = writer(text)
     for index, each in enumerate(board.experiments):
-        fields = record(each)
+        fields = record(board, each)
+        also = {f"also.{name}": found for name, found in fields.pop("also").items()}
+        fields |= {"values": " ".join(map(repr, each.values)), "doubts": "; ".join(each.doubts), **also}
         if index == 0:
             rows.writerow(fields)
-        rows.writerow((fields | {"values": " ".join(map(repr, each.values))}).values())
+        rows.writerow(fields.values())
     return text.getvalue()
 
 
 def _fixed(value: float) -> str:
     return f"{value:.6f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.6e}"
-
-
-def _peak_mb(experiment: Experiment) -> float | None:
-    seen = experiment.resources
-    return seen.process_peak_mb if seen.peak_mb is None else seen.peak_mb

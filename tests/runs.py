@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_ray.board import Board, replay
@@ -23,10 +24,12 @@ from autoresearch_ray.model import (
     Moved,
     Opened,
     Options,
+    Order,
     Ordered,
     Program,
     Propose,
     Published,
+    Refused,
     Remeasure,
     Resources,
     Scope,
@@ -51,9 +54,10 @@ class Run:
         direction: Direction = Direction.LOWER,
         base: str = "b" * 40,
         options: Options | None = None,
+        evaluation: Eval | None = None,
     ) -> None:
-        metric = Metric("val_bpb", direction)
-        scope, evaluation = Scope(("train.py",)), Eval("python train.py", metric, 300.0, 600.0)
+        evaluation = evaluation or Eval("python train.py", Metric("val_bpb", direction), 300.0, 600.0)
+        scope = Scope(("train.py",))
         program = Program("Tiny", "# Autoresearch: Tiny", scope, evaluation, options=options or Options())
         self.base = base
         self.now = START
@@ -68,15 +72,30 @@ class Run:
         self.lines.append(events)
         self.now += MINUTE
 
-    def seat(self, lane: str, worker: int = 0, device: str = "NVIDIA H200") -> None:
+    def seat(self, lane: str, worker: int = 0, device: str = "NVIDIA H200", device_class: str = "") -> None:
         self._attempts[lane] = 0
         self.add(
-            Seated(self.now, Seat(lane, worker, "node0", 4242, device, ("0",)), 1),
+            Seated(self.now, Seat(lane, worker, "node0", 4242, device, ("0",), device_class), 1),
             Ordered(self.now, lane, Remeasure(f"{lane}-1", self.base, 1, "the baseline")),
         )
 
-    def remeasure(self, lane: str, commit: str, value: float) -> None:
-        self.add(Measured(self.now, self._attempt(lane, "remeasure", commit, commit, Measurement(value))))
+    def order(self, lane: str, order: Order) -> None:
+        self.add(Ordered(self.now, lane, order))
+
+    def remeasure(
+        self,
+        lane: str,
+        commit: str,
+        value: float,
+        *,
+        also: Mapping[str, float] | None = None,
+        resources: Resources = NOTHING_SEEN,
+    ) -> None:
+        measurement = Measurement(value, also=also or {}, resources=resources)
+        self.add(Measured(self.now, self._attempt(lane, "remeasure", commit, commit, measurement)))
+
+    def holdout(self, lane: str, commit: str, value: float) -> None:
+        self.add(Measured(self.now, self._attempt(lane, "holdout", commit, commit, Measurement(value))))
 
     def propose(
         self,
@@ -88,19 +107,29 @@ class Run:
         commit: str | None = None,
         parent: str | None = None,
         gain: float | None = None,
+        error: float | None = None,
+        likely: float | None = None,
         reason: str = "because",
         failure: Failure | None = None,
         resources: Resources = NOTHING_SEEN,
         usage: Usage = NOTHING_SAID,
+        also: Mapping[str, float] | None = None,
+        printed: int = 1,
+        picked: tuple[str, ...] = (),
     ) -> str:
-        """One experiment with its verdict; returns its id."""
+        """One experiment with its verdict, a replay if it has `picked` others; returns its id."""
         if value is None and failure is None:
             failure = Failure(FailureKind.CRASH, "exit code 1", "Traceback: it broke")
-        measurement = Measurement(value, failure, wall_seconds=300.0, resources=resources)
-        attempt = self._attempt(lane, "propose", parent or self.base, commit, measurement, idea, usage)
+        if value is not None and commit is None:
+            commit = f"{len(self.lines):040x}"
+        measurement = Measurement(
+            value, failure, wall_seconds=300.0, resources=resources, also=also or {}, printed=printed
+        )
+        kind = "replay" if picked else "propose"
+        attempt = self._attempt(lane, kind, parent or self.base, commit, measurement, idea, usage, picked)
         events: list[Event] = [Measured(self.now, attempt)]
         if status is not Status.PENDING:
-            events.append(Judged(self.now, attempt.id, lane, status, reason, gain))
+            events.append(Judged(self.now, attempt.id, lane, status, reason, gain, error, likely))
         if status is Status.KEEP and commit:
             events.append(Moved(self.now, lane, commit, (commit,), f"kept {attempt.id}"))
         events.append(Ordered(self.now, lane, Propose(f"{lane}-{self._attempts[lane] + 1}", commit or self.base, 7)))
@@ -109,6 +138,9 @@ class Run:
 
     def publish(self, id: str, commit: str, value: float, measurements: int = 2) -> None:
         self.add(Published(self.now, id, commit, value, measurements))
+
+    def refuse(self, id: str, commit: str, reason: str) -> None:
+        self.add(Refused(self.now, id, commit, reason))
 
     def close(self, reason: str = "3 experiments") -> None:
         self.add(Closed(self.now, reason))
@@ -122,11 +154,26 @@ class Run:
         measurement: Measurement,
         idea: str = "",
         usage: Usage = NOTHING_SAID,
+        picked: tuple[str, ...] = (),
     ) -> Attempt:
         self._attempts[lane] += 1
-        line = (commit,) if commit and kind == "propose" else ()
+        line = (commit,) if commit and kind in ("propose", "replay") else ()
         id = f"{lane}-{self._attempts[lane]}"
-        return Attempt(id, lane, 1, kind, parent, commit, measurement, idea, line, {"lr": 0.04}, 3, usage)  # type: ignore[arg-type]
+        return Attempt(
+            id,
+            lane,
+            1,
+            kind,
+            parent,
+            commit,
+            measurement,
+            idea,
+            line,
+            {"lr": 0.04},
+            3,
+            usage,
+            picked=picked,  # type: ignore[arg-type]
+        )
 
 
 def write(run: Run, folder: Path) -> Path:

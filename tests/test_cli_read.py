@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,23 @@ from click.testing import CliRunner, Result
 
 from autoresearch_ray.cli import VERBS, main
 from autoresearch_ray.cli.live import Lines
+from autoresearch_ray.cli.status import doing
 from autoresearch_ray.ledger import Ledger
-from autoresearch_ray.model import Failure, FailureKind, Judged, Options, Status
+from autoresearch_ray.model import (
+    Failure,
+    FailureKind,
+    Holdout,
+    Judged,
+    Options,
+    Order,
+    Propose,
+    Remeasure,
+    Replay,
+    Resources,
+    Rework,
+    Status,
+    Stop,
+)
 from tests.runs import Run, git, history, write
 
 ROOT = Path(__file__).parents[1]
@@ -217,8 +233,76 @@ def test_status_tells_how_the_run_stands(invoke: Invoke, project: Path) -> None:
     assert facts["measuring_share"] == pytest.approx(900 / (2 * facts["elapsed_seconds"]))
     assert facts["driver"] == {"alive": False, "pid": None, "host": None}
     words = invoke("status", "--text").stdout
-    assert "0.901 ± " in words and "(n=2)" in words and "closed: 3 experiments" in words
+    assert "0.9010 ± 0.0010, n = 2" in words and "closed: 3 experiments" in words
     assert "proposes on" in words and "9.99" in words
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (Propose("gpu0-4", "a1" * 20, 7), "proposes on a1a1a1a"),
+        (
+            Propose("gpu0-4", "a1" * 20, 7, rework=Rework("gpu0-3", "b2" * 20, "FAIL", 2)),
+            "mends gpu0-3, which broke the guard: attempt 2",
+        ),
+        (Remeasure("gpu0-4", "a1" * 20, 7, "too close\nto call"), "measures a1a1a1a: too close to call"),
+        (
+            Replay("gpu0-4", "b" * 40, ("a1" * 20, "c3" * 20), 7, why="what was kept"),
+            "replays 2 of gpu0, gpu1 onto bbbbbbb: what was kept",
+        ),
+        (Replay("gpu0-4", "b" * 40, ("a1" * 20,), 7), "replays 1 of its own onto bbbbbbb"),
+        (Holdout("gpu0-4", "a1" * 20, 7), "measures the holdout of a1a1a1a"),
+        (Stop("3 experiments"), "stopped: 3 experiments"),
+    ],
+)
+def test_every_order_has_its_words(order: Order, words: str) -> None:
+    run = Run()
+    run.seat("gpu0", 0)
+    run.seat("gpu1", 1)
+    run.propose("gpu0", "one", 0.9, Status.KEEP, commit="a1" * 20)
+    run.propose("gpu1", "two", 0.9, Status.KEEP, commit="c3" * 20)
+    run.order("gpu0", order)
+    assert doing(run.board, "gpu0") == words
+
+
+def test_status_and_log_tell_what_is_suspicious_and_what_was_refused(tmp_path: Path) -> None:
+    run = Run()
+    run.seat("gpu0")
+    run.remeasure("gpu0", run.base, 1.0)
+    id = run.propose("gpu0", "prints a lot", 0.9, Status.KEEP, commit="a1" * 20, printed=3, reason="a large gain")
+    run.refuse(id, "a1" * 20, "the holdout does not confirm it")
+    write(run, tmp_path)
+
+    def said(*arguments: str) -> str:
+        return CliRunner().invoke(main, [*arguments, "--folder", str(tmp_path)]).stdout
+
+    words = said("status", "--text")
+    assert re.search(r"^suspicious +#1$", words, re.M) and "#1: the holdout does not confirm it" in words
+    facts = json.loads(said("status", "--json"))
+    assert facts["suspicious"] == [1] and facts["refused"][0]["commit"] == "a1" * 20
+    words = said("log", "--text")
+    assert "#1  keep?" in words and "suspicious (gave its metric 3 times, its parent 1): a large gain" in words
+
+
+def test_unlike_devices_are_told_apart_in_status_and_log(tmp_path: Path) -> None:
+    run = Run()
+    for worker, (lane, name, base) in enumerate((("gpu0", "H200", 1.0), ("gpu1", "H100", 1.1))):
+        run.seat(lane, worker, f"NVIDIA {name}", f"NVIDIA {name}, driver 550")
+        for value in (base - 0.001, base + 0.001):
+            run.remeasure(lane, run.base, value)
+        run.propose(lane, "a step", base - 0.05, Status.KEEP, commit=f"a{worker}" * 20, gain=0.05)
+    write(run, tmp_path)
+    arguments = ["--folder", str(tmp_path)]
+    words = CliRunner().invoke(main, ["status", "--text", *arguments]).stdout
+    assert "0.00141 on NVIDIA H100, driver 550, baseline 1.1000 ± 0.0010, n = 2" in words
+    assert re.search(r"gpu1 +NVIDIA H100, driver 550 +0\.9500 ± 0\.0014, n = 1 +\+0\.05 ", words)
+    classes = json.loads(CliRunner().invoke(main, ["status", "--json", *arguments]).stdout)["classes"]
+    assert [each["lanes"] for each in classes] == [["gpu0"], ["gpu1"]]
+    assert classes[1]["baseline"]["metric"] == pytest.approx(1.1) and classes[1]["noise"] == pytest.approx(
+        0.00141, 0.01
+    )
+    log = CliRunner().invoke(main, ["log", "--text", *arguments]).stdout.splitlines()
+    assert "over baseline" in log[0] and re.search(r"gpu1 +0\.9500 ± 0\.0014, n = 1 +\+0\.05 +\+0\.05 ", log[3])
 
 
 def test_a_driver_is_alive_while_it_holds_its_lock(tmp_path: Path) -> None:
@@ -260,6 +344,31 @@ def test_best_prints_the_command_that_merges_it(invoke: Invoke, project: Path) -
     words = invoke("best", "--text").stdout
     assert "git merge autoresearch/nov20" in words and "rate 2 is better" in words
     assert json.loads(invoke("best").stdout)["branch"] == "autoresearch/nov20"
+
+
+def test_best_tells_what_is_confirmed_of_the_gain(tmp_path: Path) -> None:
+    run = Run()
+    run.seat("gpu0")
+    for value in (1.0, 1.002):
+        run.remeasure("gpu0", run.base, value)
+    best = "a1" * 20
+    used = Resources(peak_mb=2048.0)
+    id = run.propose("gpu0", "a step", 0.9, Status.KEEP, commit=best, gain=0.101, resources=used)
+    run.publish(id, best, 0.9, 1)
+    for value in (0.902, 0.904):
+        run.remeasure("gpu0", best, value)
+    run.holdout("gpu0", best, 0.95)
+    write(run, tmp_path)
+    arguments = ["best", "--folder", str(tmp_path)]
+    words = CliRunner().invoke(main, [*arguments, "--text"]).stdout
+    assert "The gain over the baseline is -0.0990 ± 0.0017 (59 standard errors)." in words
+    assert "published as 0.9000 ± 0.0018, n = 1; measured again since, it reads 0.9030 ± 0.0013, n = 2." in words
+    assert "On the holdout the best reads 0.95, n = 1." in words and "beside it: memory_gb 2" in words
+    facts = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert facts["claimed"]["metric"] == 0.9 and facts["later"]["metric"] == pytest.approx(0.903)
+    assert facts["holdout"] == {"metric": 0.95, "error": None, "measurements": 1}
+    assert facts["error"] == pytest.approx(0.001, 0.1) and facts["measurements"] == 3
+    assert facts["over_baseline"] == pytest.approx(0.099) and facts["over_baseline_error"] == pytest.approx(0.0016, 0.1)
 
 
 def test_best_of_nothing_is_null(tmp_path: Path) -> None:
@@ -390,8 +499,8 @@ def test_watch_follows_verdicts_until_the_driver_ends(tmp_path: Path, as_json: b
     if as_json:
         assert [json.loads(line)["description"] for line in lines] == [f"idea {number}" for number in range(5)]
         return
-    assert lines[0] == "#2 [discard] gpu0 1  idea 0: because"
-    assert lines[5].startswith("=== Experiment 6: val_bpb at 1, 0 keeps / 6 discards")
+    assert lines[0] == "#2 [discard] gpu0 1, n = 1  idea 0: because"
+    assert lines[5].startswith("=== Experiment 6: val_bpb at 1, n = 1, 0 keeps / 6 discards")
     assert lines[6].startswith("=== Autoresearch Complete (6 experiments) ===")
 
 

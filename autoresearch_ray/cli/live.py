@@ -74,7 +74,7 @@ class Lines:
 
     def show(self, board: Board) -> None:
         for each in self._verdicts.fresh(board):
-            click.echo(coloured(verdict(each), each.status))
+            click.echo(coloured(verdict(board, each), each.status))
             self._count += each.kind != "baseline"
             if self._count and self._count % EVERY == 0 and each.kind != "baseline":
                 click.echo(progress_line(board))
@@ -94,4 +94,4 @@ class Objects:
 
     def show(self, board: Board) -> None:
         for each in self._verdicts.fresh(board):
-            print_json(record(each))
+            print_json(record(board, each))

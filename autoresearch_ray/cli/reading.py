@@ -60,7 +60,8 @@ def log(
         autoresearch-ray log -n 20
         autoresearch-ray log --status keep --json | jq -r .description
     """
-    from autoresearch_ray.results import described, line, number, record
+    from autoresearch_ray.certainty import heading, other, others, over_baseline, rough, value
+    from autoresearch_ray.results import described, gained, mark, record, signed, why
 
     _, board = _load(tag, folder)
     chosen = [
@@ -71,21 +72,30 @@ def log(
     chosen = chosen[-last:] if last else chosen
     if as_json:
         for each in chosen:
-            print_json(record(each))
+            print_json(record(board, each))
         return
+    if not chosen:
+        return
+    names, several = others(board), len(board.classes) > 1
+    beside = (*(["over baseline"] * several), *names)
+    head = ("#", "status", "lane", heading(board), "gain", *beside, "idea", "reason")
     rows = [
         (
             f"#{each.number}",
-            str(each.status),
+            mark(each),
             each.lane,
-            number(each.value),
-            "" if each.gain is None else f"{each.gain:+.3g}",
+            str(value(board, each) or "-"),
+            gained(each),
+            *([signed(over_baseline(board, value(board, each)))] * several),
+            *(rough(other(each, name)) for name in names),
             described(each, 60),
-            line(each.reason, 80),
+            why(each, 200),
         )
         for each in chosen
     ]
-    for each, text in zip(chosen, columns(rows, right=(0, 3, 4)) if rows else (), strict=True):
+    first, *lines = columns([head, *rows], right=(0, *range(3, 5 + len(beside))))
+    click.echo(first)
+    for each, text in zip(chosen, lines, strict=True):
         click.echo(coloured(text, each.status))
 
 
@@ -99,8 +109,9 @@ def best(tag: str | None, folder: Path | None, as_json: bool) -> None:
         autoresearch-ray best
         git merge $(autoresearch-ray best --json | jq -r .branch)
     """
-    from autoresearch_ray.cli.status import scored_text
-    from autoresearch_ray.results import improvement, record, spread
+    from autoresearch_ray.certainty import claimed, confirmation, gain, heading, holdout, improvement, later
+    from autoresearch_ray.cli.status import others_text, scored_text
+    from autoresearch_ray.results import line, record
 
     _, board = _load(tag, folder)
     found = board.best
@@ -111,12 +122,25 @@ def best(tag: str | None, folder: Path | None, as_json: bool) -> None:
             print_json(None)
         return
     if as_json:
-        words = {"standard_error": spread(board, found), "improvement": improvement(board), "branch": branch}
-        print_json(record(found) | words)
+        gained = gain(board)
+        known = {"claimed": claimed(board), "later": later(board), "holdout": holdout(board, found)}
+        words = {
+            "over_baseline_error": gained[1] if gained else None,
+            **{name: each.facts if each else None for name, each in known.items()},
+            "improvement": improvement(board),
+            "branch": branch,
+        }
+        print_json(record(board, found) | words)
         return
     metric = board.program.eval.metric
-    click.echo(f"{metric.name} ({metric.direction} is better): {scored_text(board, found)}")
+    click.echo(f"{heading(board)} ({metric.direction} is better): {scored_text(board, found)}")
     click.echo(f"{improvement(board) or 'no change'}, against the baseline: {scored_text(board, board.baseline)}")
+    for sentence in confirmation(board):
+        click.echo(sentence)
+    if others := others_text(board, found):
+        click.echo(f"beside it: {others}; of the baseline: {others_text(board, board.experiments[0])}")
+    for doubt in found.doubts:
+        click.echo(f"suspicious: {line(doubt)}")
     click.echo(f"commit {found.commit}")
     click.echo(f"git merge {branch}" if branch else "nothing better than the baseline was confirmed so far")
 
@@ -157,6 +181,7 @@ def show(experiment: str, tag: str | None, folder: Path | None, as_json: bool) -
         autoresearch-ray show 41
         autoresearch-ray show 41 --json | jq -r .log
     """
+    from autoresearch_ray.certainty import value
     from autoresearch_ray.cli.folder import logs
     from autoresearch_ray.process import tail
 
@@ -165,14 +190,17 @@ def show(experiment: str, tag: str | None, folder: Path | None, as_json: bool) -
     log_file, agent_log = logs(run, found)
     log_tail = tail(log_file, LOG_LINES) if log_file.is_file() else ""
     patch = _hub(run).show(found.commit) if found.commit and found.kind != "baseline" else ""
-    facts = _facts(found) | {
+    facts = _facts(board, found) | {
         "log": str(log_file) if log_file.is_file() else None,
         "agent_log": str(agent_log) if agent_log.is_file() else None,
     }
     if as_json:
         print_json(facts | {"patch": patch, "log_tail": log_tail})
         return
-    for text in columns([(key, printable(_plain(value))) for key, value in facts.items() if value not in (None, "")]):
+    shown = facts | {"metric": str(value(board, found) or "-"), "error": None, "measurements": None}
+    for text in columns(
+        [(key, printable(_plain(each))) for key, each in shown.items() if each not in (None, "", [], {})]
+    ):
         click.echo(text)
     failure_tail = found.failure.tail if found.failure and not log_tail else ""
     for title, text in (("patch", patch), ("log", log_tail), ("failure", failure_tail)):
@@ -180,11 +208,11 @@ def show(experiment: str, tag: str | None, folder: Path | None, as_json: bool) -
             click.echo(f"\n--- {title}\n{printable(text).rstrip()}")
 
 
-def _facts(experiment: Experiment) -> dict[str, Any]:
+def _facts(board: Board, experiment: Experiment) -> dict[str, Any]:
     from autoresearch_ray.results import record
 
     failure = experiment.failure
-    return record(experiment) | {
+    return record(board, experiment) | {
         "failure": {"kind": str(failure.kind), "message": failure.message} if failure else None,
         "lines": experiment.lines,
         "params": dict(experiment.params),
@@ -253,7 +281,7 @@ def report(output: Path | None, tag: str | None, folder: Path | None, as_json: b
 
 def _picture(board: Board, path: Path) -> Path | None:
     """Draw the picture; a report without one is better than none, so a missing matplotlib is only talked about."""
-    from autoresearch_ray.report import picture
+    from autoresearch_ray.picture import picture
 
     try:
         picture(board, path)

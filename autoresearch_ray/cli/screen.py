@@ -12,14 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from autoresearch_ray.board import Board
+from autoresearch_ray.certainty import heading, improvement
 from autoresearch_ray.cli.output import COLOURS
-from autoresearch_ray.cli.status import counts_text, doing, pace, pace_text, scored_text
+from autoresearch_ray.cli.status import counts_text, lane_rows, noise_lines, pace, pace_text, scored_text
 from autoresearch_ray.model import Status
-from autoresearch_ray.results import duration, improvement, leaderboard, line, number, verdict
+from autoresearch_ray.results import line, verdict
 
 BARS = "▁▂▃▄▅▆▇█"
 LATEST = 8  # verdicts on the screen
-REST = 10 + LATEST  # lines of the screen that are not lanes
+REST = 11 + LATEST  # lines of the screen that are not lanes
 
 
 class Screen:
@@ -47,17 +48,19 @@ def screen(board: Board, now: float, room: int) -> RenderableType:
     metric = board.program.eval.metric
     head = Text()
     head.append(f"{board.opened.tag}  ", style="bold")
-    head.append(f"{line(metric.name)} ({metric.direction} is better)  {sparkline(board)}\n")
+    head.append(f"{line(heading(board))} ({metric.direction} is better)  {sparkline(board)}\n")
     head.append(f"best      {scored_text(board, board.best)}\n", style="green")
     head.append(f"baseline  {scored_text(board, board.baseline)}")
     head.append(f"  {improvement(board)}\n")
+    for each in noise_lines(board):
+        head.append(f"noise     {each}\n")
     head.append(f"tried     {board.counted} experiments: {counts_text(board)}\n")
     head.append(f"pace      {pace_text(board, pace(board, now))}\n")
     if board.closed:
         head.append(f"closed    {line(board.closed.reason)}\n", style="yellow")
     decided = [each for each in board.experiments[-4 * LATEST :] if each.status is not Status.PENDING]
     latest = Text("\n").join(
-        Text(verdict(each), style=COLOURS.get(each.status) or "", no_wrap=True, overflow="ellipsis")
+        Text(verdict(board, each), style=COLOURS.get(each.status) or "", no_wrap=True, overflow="ellipsis")
         for each in decided[-LATEST:]
     )
     latest.no_wrap, latest.overflow = True, "ellipsis"
@@ -66,25 +69,13 @@ def screen(board: Board, now: float, room: int) -> RenderableType:
 
 def _lanes(board: Board, now: float, room: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = leaderboard(board)
-    for name in ("", "lane", "device", board.program.eval.metric.name, "n", "keeps", "tried", "for", "now"):
+    names, *rows = lane_rows(board, now)
+    for name in names:
         table.add_column(
             Text(line(name)), no_wrap=True, justify="left" if name in ("lane", "device", "now") else "right"
         )
     for row in rows[:room]:
-        lane = board.lanes[row.lane]
-        texts = (
-            str(row.rank),
-            row.lane,
-            row.device,
-            number(row.value),
-            str(row.measurements),
-            str(row.keeps),
-            str(row.experiments),
-            duration(now - lane.ordered_at),
-            doing(lane),
-        )
-        table.add_row(*map(Text, texts))
+        table.add_row(*map(Text, row))
     if len(rows) > room:
         table.add_row(Text(), Text(f"and {len(rows) - room} more"))
     return table

@@ -5,11 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.board import Board
+from autoresearch_ray.certainty import (
+    confirmed,
+    floors,
+    gain,
+    heading,
+    improvement,
+    other,
+    others,
+    over_baseline,
+    rough,
+    value,
+)
 from autoresearch_ray.cli.folder import Driver
 from autoresearch_ray.cli.output import columns
-from autoresearch_ray.model import Experiment, Propose, Remeasure, Replay, Status, Stop
-from autoresearch_ray.results import described, duration, improvement, leaderboard, line, number, spread, timestamp
+from autoresearch_ray.model import Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop
+from autoresearch_ray.results import described, duration, leaderboard, line, signed, timestamp
+
+NOTHING = {"metric": None, "error": None, "measurements": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +66,21 @@ def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
     return [(max(0.0, seconds), words) for seconds, words in found]
 
 
-def doing(lane: Lane) -> str:
-    """The lane's order in words."""
-    match lane.order:
+def doing(board: Board, name: str) -> str:
+    """The order of the lane `name` in words."""
+    match board.lanes[name].order:
+        case Propose(rework=Rework(id=id, times=times)):
+            return f"mends {id}, which broke the guard: attempt {times}"
         case Propose(parent=parent):
             return f"proposes on {parent[:7]}"
         case Remeasure(commit=commit, why=why):
             return f"measures {commit[:7]}: {line(why)}"
-        case Replay(parent=parent, commits=commits):
-            return f"replays {len(commits)} of its own onto {parent[:7]}"
+        case Replay(parent=parent, commits=commits, why=why):
+            whose = sorted({found.lane for each in commits if (found := board.at(each))})
+            of = "its own" if whose == [name] else ", ".join(whose) or "unknown origin"
+            return f"replays {len(commits)} of {of} onto {parent[:7]}{f': {line(why)}' if why else ''}"
+        case Holdout(commit=commit):
+            return f"measures the holdout of {commit[:7]}"
         case Stop(reason=reason):
             return f"stopped: {line(reason)}"
         case _:
@@ -79,10 +99,7 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
     now = now if driver.alive else board.last_at
     speed = pace(board, now)
     metric = board.program.eval.metric
-    base, best = board.baseline, board.best
-    gain = None
-    if base and best and base.value is not None and best.value is not None:
-        gain = board.direction.gain(best.value, base.value)
+    gained = gain(board)
     return {
         "tag": board.opened.tag,
         "state": state(board, driver),
@@ -90,12 +107,24 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
         "driver": {"alive": driver.alive, "pid": driver.pid, "host": driver.host},
         "metric": metric.name,
         "direction": str(metric.direction),
-        "best": _scored(board, best),
-        "baseline": _scored(board, base),
-        "gain": gain,
+        "best": _scored(board, board.best),
+        "baseline": _scored(board, board.baseline),
+        "gain": over_baseline(board, value(board, board.best)),
+        "gain_error": gained[1] if gained else None,
         "noise": board.noise,
+        "classes": [
+            {
+                "class": each.name,
+                "noise": each.noise,
+                "baseline": each.baseline.facts if each.baseline else None,
+                "lanes": list(each.lanes),
+            }
+            for each in floors(board)
+        ],
         "experiments": board.counted,
         "counts": {str(key): count for key, count in board.counts.items()},
+        "suspicious": [each.number for each in board.experiments if each.doubts],
+        "refused": [{"id": each.id, "commit": each.commit, "reason": each.reason} for each in board.refused.values()],
         "measurements": board.attempts,
         "started": timestamp(board.started),
         "last_event": timestamp(board.last_at),
@@ -110,14 +139,15 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
                 "rank": row.rank,
                 "lane": row.lane,
                 "host": board.lanes[row.lane].seat.host,
-                "device": row.device,
+                "device": board.lanes[row.lane].seat.device,
+                "class": board.lanes[row.lane].seat.device_class,
                 "head": row.head,
-                "metric": row.value,
-                "measurements": row.measurements,
+                **(row.value.facts if row.value else NOTHING),
                 "gain": row.gain,
+                "also": dict(row.also),
                 "experiments": row.experiments,
                 "keeps": row.keeps,
-                "doing": doing(board.lanes[row.lane]),
+                "doing": doing(board, row.lane),
                 "for_seconds": max(0.0, now - board.lanes[row.lane].ordered_at),
             }
             for row in leaderboard(board)
@@ -128,12 +158,12 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
 def _scored(board: Board, experiment: Experiment | None) -> dict[str, Any] | None:
     if experiment is None:
         return None
+    known = value(board, experiment)
     return {
         "n": experiment.number,
         "commit": experiment.commit,
-        "metric": experiment.value,
-        "standard_error": spread(board, experiment),
-        "measurements": len(experiment.values),
+        **(known.facts if known else NOTHING),
+        "also": {name: other(experiment, name) for name in others(board)},
         "lane": experiment.lane,
         "description": described(experiment),
     }
@@ -146,23 +176,55 @@ def status_text(board: Board, driver: Driver, now: float) -> str:
     metric = board.program.eval.metric
     where = f" (process {driver.pid} on {driver.host})" if driver.alive and driver.pid else ""
     why = f": {line(board.closed.reason)}" if board.closed else ""
+    refused = ((board.at(each.commit), each.reason) for each in board.refused.values())
+    refusals = [f"#{found.number}: {line(reason, 80)}" for found, reason in refused if found]
     facts = [
         (board.opened.tag, f"{state(board, driver)}{where}{why}"),
-        (metric.name, f"{metric.direction} is better; noise {number(board.noise)}"),
+        (heading(board), f"{metric.direction} is better"),
         ("best", scored_text(board, board.best)),
         ("baseline", scored_text(board, board.baseline)),
         ("gain", improvement(board) or "-"),
+        ("confirmed", confirmed(board)),
+        *(("noise" if not index else "", each) for index, each in enumerate(noise_lines(board))),
         ("tried", f"{board.counted} experiments: {counts_text(board)}; {board.attempts} measurements"),
+        ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
+        ("refused", "; ".join(refusals)),
         ("pace", pace_text(board, speed)),
     ]
-    lanes = [("", "lane", "device", metric.name, "n", "keeps", "tried", "for", "now")]
+    lanes = lane_rows(board, now)
+    right = [index for index, name in enumerate(lanes[0]) if name not in ("lane", "device", "now")]
+    return "\n".join([*columns([each for each in facts if each[1]]), "", *columns(lanes, right=right)])
+
+
+def lane_rows(board: Board, now: float) -> list[tuple[str, ...]]:
+    """The lanes as a table, its head first; with gains over the baseline where there are several classes of devices."""
+    names, several = others(board), len(board.classes) > 1
+    rows = [("", "lane", "device", heading(board), *(["gain"] * several), *names, "keeps", "tried", "for", "now")]
     for row in leaderboard(board):
-        lane = board.lanes[row.lane]
-        age = duration(now - lane.ordered_at)
-        keeps, tried = str(row.keeps), str(row.experiments)
-        value, measured = number(row.value), str(row.measurements)
-        lanes.append((str(row.rank), row.lane, row.device, value, measured, keeps, tried, age, doing(lane)))
-    return "\n".join([*columns(facts), "", *columns(lanes, right=(0, 3, 4, 5, 6, 7))])
+        rows.append(
+            (
+                str(row.rank),
+                row.lane,
+                row.device,
+                str(row.value or "-"),
+                *([signed(row.gain)] * several),
+                *(rough(row.also[name]) for name in names),
+                str(row.keeps),
+                str(row.experiments),
+                duration(now - board.lanes[row.lane].ordered_at),
+                doing(board, row.lane),
+            )
+        )
+    return rows
+
+
+def noise_lines(board: Board) -> list[str]:
+    """Such as "0.00062 on NVIDIA H200", for each class of devices; of several each with its baseline."""
+    known = floors(board)
+    words = [f"{rough(each.noise)} on {line(each.name)}" for each in known]
+    if len(known) < 2:
+        return words
+    return [f"{said}, baseline {each.baseline or '-'}" for said, each in zip(words, known, strict=True)]
 
 
 def counts_text(board: Board) -> str:
@@ -171,13 +233,17 @@ def counts_text(board: Board) -> str:
 
 
 def scored_text(board: Board, experiment: Experiment | None) -> str:
-    """Such as "0.9932 ± 0.0003 (n=3)  #41 gpu3  increase LR to 0.04"."""
+    """Such as "0.99321 ± 0.00031, n = 3  #41 gpu3  increase LR to 0.04"."""
     if experiment is None:
         return "-"
-    error = spread(board, experiment)
-    plus_minus = f" ± {error:.2g}" if error is not None else ""
     whose = f"#{experiment.number} {experiment.lane}".rstrip()
-    return f"{number(experiment.value)}{plus_minus} (n={len(experiment.values)})  {whose}  {described(experiment)}"
+    return f"{value(board, experiment) or '-'}  {whose}  {described(experiment)}"
+
+
+def others_text(board: Board, experiment: Experiment) -> str:
+    """Its other numbers, such as "memory_gb 44.1, latency_ms 3.2"."""
+    known = ((name, other(experiment, name)) for name in others(board))
+    return ", ".join(f"{line(name)} {rough(each)}" for name, each in known)
 
 
 def pace_text(board: Board, speed: Pace) -> str:
