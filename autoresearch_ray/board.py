@@ -9,20 +9,27 @@ from __future__ import annotations
 import copy
 import math
 from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
+from autoresearch_ray import suspicion
+from autoresearch_ray.evidence import Evidence
 from autoresearch_ray.model import (
+    MEMORY,
+    Also,
     Attempt,
     Closed,
     Direction,
+    Eval,
     Event,
     Experiment,
     Failure,
     FailureKind,
     Judged,
     Measured,
+    Measurement,
     Moved,
+    Nominated,
     Opened,
     Order,
     Ordered,
@@ -31,13 +38,15 @@ from autoresearch_ray.model import (
     Refused,
     Replay,
     Resumed,
+    Rule,
     Seat,
     Seated,
     Status,
     Stop,
     Vacated,
 )
-from autoresearch_ray.noise import Effects, Noise
+from autoresearch_ray.noise import Effects
+from autoresearch_ray.pool import Change, Pool
 from autoresearch_ray.ports import Score
 
 IDLE_AGENT = frozenset({FailureKind.AGENT, FailureKind.NO_CHANGE})
@@ -81,6 +90,7 @@ class Board:
         self.lanes: dict[str, Lane] = {}
         self.counts: Counter[Status] = Counter()
         self.attempts = 0
+        self.evaluations = 0  # attempts that came to be measured
         self.closed: Closed | None = None
         self.started = self.last_at = opened.at
         self.cost_usd = 0.0
@@ -91,16 +101,16 @@ class Board:
         self.idle_agents_in_a_row = 0
         self.agent_seconds: float | None = None  # of one proposal, on the way
         self.eval_seconds: float | None = None  # of one evaluation, on the way
-        self.refused: list[Refused] = []
+        self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
+        self.refused: dict[str, Refused] = {}  # by commit
         self.effects = Effects()
+        self.pool = Pool()
+        self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
+        self.others = {each.name: Evidence(opened.base, each.direction) for each in numbers(opened.program.eval)}
         self.holdouts: MutableMapping[str, Score] = {}
-        self.unshared: MutableMapping[str, float] = {}  # kept changes that the published best lacks, and their gains
-        self._noise = Noise()  # of all classes together
-        self._noises: dict[str, Noise] = {}
-        self._kept: dict[str, float] = {}  # every kept change and its gain
-        self._groups: MutableMapping[str, int] = {}  # changes that came out badly together: how many may be tried at once
-        self._scores: MutableMapping[tuple[str, str], Score] = {}
+        self.holdout_failures: dict[str, Failure] = {}
         self._compared: MutableMapping[tuple[str, str], int] = {}  # candidates measured against a parent, by class
+        self._places: MutableMapping[str, frozenset[Seat]] = {}  # where a commit was measured
         self._by_tree: MutableMapping[str, int] = {}
         self._contains: dict[str, frozenset[str]] = {opened.base: frozenset()}
         self._by_commit: MutableMapping[str, int] = {opened.base: 0}
@@ -116,22 +126,17 @@ class Board:
 
     @property
     def noise(self) -> float | None:
-        """The standard deviation of one measurement; None while nothing was measured twice."""
-        return self._noise.sigma
+        """The standard deviation of one measurement, all classes together; None while nothing was measured twice."""
+        return self.evidence.noise.sigma
 
     def noise_of(self, device_class: str) -> float | None:
         """The same on devices of one class alone."""
-        known = self._noises.get(device_class)
-        return known.sigma if known else None
-
-    def sigma(self, device_class: str) -> float | None:
-        """The noise to decide on: shrunk to that of all classes, and larger while little is known."""
-        return self._noises.get(device_class, Noise()).cautious(self._noise)
+        return self.evidence.noise_of(device_class)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes of devices that have measured something, in the order in which they came."""
-        return tuple(self._noises)
+        return self.evidence.classes
 
     @property
     def baseline(self) -> Experiment | None:
@@ -148,28 +153,10 @@ class Board:
         return self.counts[Status.KEEP] + self.counts[Status.DISCARD] + self.counts[Status.CRASH]
 
     def score(self, commit: str | None, device_class: str | None = None) -> Score | None:
-        """The mean of `commit` on one class of devices, or on all: as it would read on the first class.
-
-        Classes differ by a constant, which is taken from the baseline on each. A class without one does not count.
-        """
+        """The mean of `commit` on one class of devices, or on all: as it would read on the first class."""
         if commit is None:
             return None
-        if device_class is not None:
-            return self._scores.get((commit, device_class))
-        known = [(each, score) for each in self._noises if (score := self._scores.get((commit, each)))]
-        if len(known) == 1 and known[0][0] == next(iter(self._noises)):
-            return known[0][1]
-        n, total = 0, 0.0
-        for each, score in known:
-            if (offset := self._offset(each)) is not None:
-                n, total = n + score.n, total + score.n * (score.mean - offset)
-        return Score(n, total / n) if n else None
-
-    def _offset(self, device_class: str) -> float | None:
-        """How much higher values read on this class than on the first one."""
-        here = self._scores.get((self.opened.base, device_class))
-        there = self._scores.get((self.opened.base, next(iter(self._noises))))
-        return here.mean - there.mean if here and there else None
+        return self.evidence.score(commit) if device_class is None else self.evidence.on(commit, device_class)
 
     def error(self, commit: str) -> float | None:
         """The standard error of the commit's mean; None while the noise is not known."""
@@ -179,6 +166,10 @@ class Board:
     def compared(self, commit: str, device_class: str) -> int:
         """How many candidates were measured against `commit` on this class."""
         return self._compared.get((commit, device_class), 0)
+
+    def places(self, commit: str) -> frozenset[Seat]:
+        """The seats on which `commit` was measured."""
+        return self._places.get(commit, frozenset())
 
     def contains(self, commit: str) -> frozenset[str]:
         """The changes that `commit` is made of, beyond the base: each by the commit that first proposed it."""
@@ -193,10 +184,6 @@ class Board:
             if experiment.status is Status.KEEP:
                 self._contains[commit] = found
         return found
-
-    def group(self, commit: str) -> int:
-        """How many changes may be tried together with this kept one: halved each time that a group brought nothing."""
-        return self._groups.get(commit, len(self._kept))
 
     def tree(self, tree: str) -> Experiment | None:
         """The experiment that measured these very files."""
@@ -221,7 +208,7 @@ class Board:
         """Lanes by the score of the commit they stand on, the leader first."""
 
         def key(name: str) -> tuple[float, str]:
-            score = self.score(self.lanes[name].head)
+            score = self.evidence.score(self.lanes[name].head)
             return (math.inf if score is None else self.direction.gain(0.0, score.mean), name)
 
         return sorted(self.lanes, key=key)
@@ -272,13 +259,12 @@ class Board:
                 self.lanes[name].head, self.lanes[name].own = head, own
                 if not own:
                     self.lanes[name].hand_ins = 0
+            case Nominated():
+                self.nominee = event
             case Published():
-                self.published.append(event)
-                self.verdicts_since_best = 0
-                inside = self.contains(event.commit)
-                self.unshared = {each: gain for each, gain in self._kept.items() if each not in inside}
+                self._published(event)
             case Refused():
-                self.refused.append(event)
+                self._refused(event)
             case Closed():
                 self.closed = event
         if event.at > self.last_at:
@@ -287,6 +273,7 @@ class Board:
     def _measured(self, attempt: Attempt, at: float) -> None:
         lane, measurement, failure = self.lanes[attempt.lane], attempt.measurement, attempt.measurement.failure
         self.attempts += 1
+        self.evaluations += measurement.wall_seconds > 0
         self.cost_usd += attempt.usage.cost_usd or 0.0
         machine = failure is not None and failure.kind is FailureKind.MACHINE
         self.machine_failure = failure if machine else self.machine_failure
@@ -301,13 +288,17 @@ class Board:
             self.eval_seconds = _towards(self.eval_seconds, measurement.wall_seconds)
         if attempt.kind == "holdout":
             if measurement.value is not None and attempt.commit:
-                self.holdouts[attempt.commit] = _with(self.holdouts.get(attempt.commit), measurement.value)
+                before = self.holdouts.get(attempt.commit, Score(0, 0.0))
+                mean = before.mean + (measurement.value - before.mean) / (before.n + 1)
+                self.holdouts[attempt.commit] = Score(before.n + 1, mean)
+            elif failure and not machine and attempt.commit:
+                self.holdout_failures[attempt.commit] = failure
             return
         if attempt.kind == "remeasure":
             self._remeasured(lane, attempt)
         else:
             number = len(self.experiments)
-            self.experiments.append(_experiment(attempt, number, at))
+            self.experiments.append(self._experiment(attempt, number, at))
             self._by_id[attempt.id] = number
             if attempt.commit:
                 self._by_commit.setdefault(attempt.commit, number)
@@ -316,21 +307,57 @@ class Board:
             if attempt.tree:
                 self._by_tree.setdefault(attempt.tree, number)
         if measurement.value is not None and attempt.commit is not None:
-            self._scored(attempt.commit, lane.seat.device_class, measurement.value)
+            self._count(attempt.commit, lane.seat, measurement)
             if attempt.kind == "propose":
                 self._compare(attempt, lane.seat.device_class, measurement.value)
 
-    def _scored(self, commit: str, device_class: str, value: float) -> None:
-        before = self._scores.get((commit, device_class), Score(0, 0.0))
-        known = self._noises.setdefault(device_class, Noise())
-        known.add(value, before.n, before.mean)
-        self._noise.add(value, before.n, before.mean)
-        self._scores[commit, device_class] = _with(before, value)
+    def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
+        measurement, values = attempt.measurement, ()
+        doubts: tuple[str, ...] = ()
+        if measurement.value is not None:
+            value = objective(self.program.eval, measurement)
+            values = (value,)
+            seat = self.lanes[attempt.lane].seat
+            parent = self.evidence.on(attempt.parent, seat.device_class)
+            gain = self.direction.gain(value, parent.mean) if parent and attempt.kind == "propose" else None
+            sigma = self.evidence.sigma(seat.device_class)
+            doubts = suspicion.doubts(measurement, gain, self.effects, sigma, self.at(attempt.parent))
+        return Experiment(
+            number=number,
+            id=attempt.id,
+            lane=attempt.lane,
+            kind="replay" if attempt.kind == "replay" else "propose",
+            parent=attempt.parent,
+            commit=attempt.commit,
+            idea=attempt.idea,
+            at=at,
+            values=values,
+            failure=measurement.failure,
+            line=attempt.line,
+            lines=attempt.lines,
+            params=attempt.params,
+            usage=attempt.usage,
+            seconds=measurement.wall_seconds,
+            resources=measurement.resources,
+            also=also(measurement),
+            doubts=doubts,
+            picked=attempt.picked,
+            left_out=attempt.left_out,
+            tree=attempt.tree,
+            printed=measurement.printed,
+        )
+
+    def _count(self, commit: str, seat: Seat, measurement: Measurement) -> None:
+        self.evidence.add(commit, seat.device_class, objective(self.program.eval, measurement))
+        for name, value in also(measurement).items():
+            if name in self.others:
+                self.others[name].add(commit, seat.device_class, value)
+        self._places[commit] = self._places.get(commit, frozenset()) | {seat}
 
     def _compare(self, attempt: Attempt, device_class: str, value: float) -> None:
         key = (attempt.parent, device_class)
         self._compared[key] = self._compared.get(key, 0) + 1
-        parent, sigma = self._scores.get(key), self.sigma(device_class)
+        parent, sigma = self.evidence.on(*key), self.evidence.sigma(device_class)
         if parent and sigma is not None:
             self.effects.add(self.direction.gain(value, parent.mean), sigma * math.sqrt(1 + 1 / parent.n))
 
@@ -339,11 +366,15 @@ class Board:
         experiment, measurement, failure = self.experiments[number], attempt.measurement, attempt.measurement.failure
         lane.remeasure_failures_in_a_row = lane.remeasure_failures_in_a_row + 1 if failure else 0
         if measurement.value is not None:
+            first, n = not experiment.values, len(experiment.values) + 1
+            numbers = also(measurement)
             experiment = replace(
                 experiment,
-                values=(*experiment.values, measurement.value),
+                values=(*experiment.values, objective(self.program.eval, measurement)),
                 seconds=experiment.seconds + measurement.wall_seconds,
-                resources=experiment.resources if experiment.values else measurement.resources,
+                resources=measurement.resources if first else experiment.resources,
+                also=numbers if first else _means(experiment.also, numbers, n),
+                printed=measurement.printed if first else experiment.printed,
             )
             if number == 0:
                 experiment = replace(experiment, status=Status.KEEP, reason="what everything is compared with")
@@ -361,22 +392,38 @@ class Board:
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
-        if experiment.kind == "propose" and event.status is Status.KEEP and experiment.commit:
-            self._kept[experiment.commit] = self.unshared[experiment.commit] = event.gain or 0.0
-        elif experiment.kind == "replay" and event.status is not Status.LOST:
+        if experiment.kind == "replay":
             self._joined(experiment, event.status)
+        elif experiment.commit and event.likely is not None and event.spread is not None:
+            change = Change(experiment.commit, event.lane, number, event.likely, event.spread)
+            if event.status is Status.KEEP:
+                self.pool.keep(change)
+            elif event.likely > 0:
+                self.pool.miss(change)
         lane.hand_ins += 1
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
 
     def _joined(self, experiment: Experiment, status: Status) -> None:
-        """What a group of kept changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
-        tried = experiment.picked if status is not Status.KEEP else ()
-        for each in tried:
-            self._groups[each] = min(self._groups.get(each, len(tried)), len(tried) // 2)
-        for each in experiment.left_out:
-            self._groups[each] = 0
+        """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
+        if status is Status.KEEP:
+            self.pool.drop(experiment.left_out)
+        elif status is not Status.LOST:
+            self.pool.halve(experiment.picked or experiment.left_out[:1])
+
+    def _published(self, event: Published) -> None:
+        self.published.append(event)
+        self.verdicts_since_best = 0
+        self.nominee = None
+        self.pool.shared(self.contains(event.commit))
+
+    def _refused(self, event: Refused) -> None:
+        self.refused[event.commit] = event
+        self.nominee = None
+        experiment = self.at(event.commit)
+        if experiment is not None:
+            self.pool.halve(experiment.picked or (event.commit,))
 
     # --- Trying out --------------------------------------------------------------------------------------------------
 
@@ -389,16 +436,15 @@ class Board:
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
         fork.counts = self.counts.copy()
-        fork._noise = copy.copy(self._noise)
-        fork._noises = {name: copy.copy(each) for name, each in self._noises.items()}
         fork.effects = copy.copy(self.effects)
-        fork.refused = list(self.refused)
+        fork.refused = dict(self.refused)
+        fork.pool = self.pool.fork()
+        fork.evidence = self.evidence.fork()
+        fork.others = {name: each.fork() for name, each in self.others.items()}
         fork.holdouts = ChainMap({}, self.holdouts)
-        fork.unshared = dict(self.unshared)
-        fork._kept = dict(self._kept)
-        fork._groups = ChainMap({}, self._groups)
-        fork._scores = ChainMap({}, self._scores)
+        fork.holdout_failures = dict(self.holdout_failures)
         fork._compared = ChainMap({}, self._compared)
+        fork._places = ChainMap({}, self._places)
         fork._by_tree = ChainMap({}, self._by_tree)
         fork._by_commit = ChainMap({}, self._by_commit)
         fork._by_id = ChainMap({}, self._by_id)
@@ -431,41 +477,38 @@ class _Layer(list[Experiment]):
         self._length += 1
 
 
-def _with(score: Score | None, value: float) -> Score:
-    if score is None:
-        return Score(1, value)
-    return Score(score.n + 1, score.mean + (value - score.mean) / (score.n + 1))
+def numbers(evaluation: Eval) -> tuple[Also, ...]:
+    """All that is measured besides the metric: what the program names, and memory in any case."""
+    named = any(each.name == MEMORY for each in evaluation.also)
+    return evaluation.also if named else (*evaluation.also, Also(MEMORY, Direction.LOWER))
+
+
+def also(measurement: Measurement) -> dict[str, float]:
+    """The other numbers of a measurement, memory among them where it is known."""
+    memory = measurement.resources.memory_gb
+    return ({} if memory is None else {MEMORY: memory}) | dict(measurement.also)
+
+
+def objective(evaluation: Eval, measurement: Measurement) -> float:
+    """The number that is compared: the metric, or in a weighted sum that, in the metric's direction."""
+    assert measurement.value is not None
+    if evaluation.rule is not Rule.WEIGHTED:
+        return measurement.value
+    total = evaluation.weight * measurement.value
+    for each in evaluation.also:
+        sign = 1.0 if each.direction is evaluation.metric.direction else -1.0
+        total += sign * each.weight * measurement.also.get(each.name, 0.0)
+    return total
+
+
+def _means(before: Mapping[str, float], more: Mapping[str, float], n: int) -> dict[str, float]:
+    """Running means, after `n` measurements; what was not always measured keeps its mean."""
+    return {name: mean + (more.get(name, mean) - mean) / n for name, mean in before.items()}
 
 
 def _towards(mean: float | None, value: float) -> float:
     """A running mean over the last eight or so: it follows a model that gets slow at night."""
     return value if mean is None else mean + (value - mean) / 8
-
-
-def _experiment(attempt: Attempt, number: int, at: float) -> Experiment:
-    measurement = attempt.measurement
-    return Experiment(
-        number=number,
-        id=attempt.id,
-        lane=attempt.lane,
-        kind="replay" if attempt.kind == "replay" else "propose",
-        parent=attempt.parent,
-        commit=attempt.commit,
-        idea=attempt.idea,
-        at=at,
-        values=() if measurement.value is None else (measurement.value,),
-        failure=measurement.failure,
-        line=attempt.line,
-        lines=attempt.lines,
-        params=attempt.params,
-        usage=attempt.usage,
-        seconds=measurement.wall_seconds,
-        resources=measurement.resources,
-        also=measurement.also,
-        picked=attempt.picked,
-        left_out=attempt.left_out,
-        tree=attempt.tree,
-    )
 
 
 def _decided(before: Experiment, event: Judged) -> Experiment:
@@ -494,10 +537,11 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         before.seconds,
         before.resources,
         before.also,
-        event.doubts,
+        before.doubts,
         before.picked,
         before.left_out,
         before.tree,
+        before.printed,
     )
 
 

@@ -209,6 +209,12 @@ class Resources:
     throttle: tuple[str, ...] = ()
     contended: bool = False  # a process that is not ours used the device
 
+    @property
+    def memory_gb(self) -> float | None:
+        """The peak in GB (2**30): of the device above its idle level or, where that is not known, of the processes."""
+        peak = self.process_peak_mb if self.peak_mb is None else self.peak_mb
+        return None if peak is None else peak / 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -390,6 +396,7 @@ class Experiment:
     picked: tuple[str, ...] = ()  # of a replay: the commits that it brought together
     left_out: tuple[str, ...] = ()  # and those that it could not: in conflict, or there already
     tree: str = ""
+    printed: int = 1  # how many times its log gave the metric
 
     @property
     def value(self) -> float | None:
@@ -517,7 +524,6 @@ class Judged:
     error: float | None = None
     likely: float | None = None
     spread: float | None = None
-    doubts: tuple[str, ...] = ()
     event: Literal["judged"] = "judged"
 
 
@@ -534,6 +540,16 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Nominated:
+    """`commit` would be the best: before it is published it is measured again, on another device where there is one."""
+
+    at: float
+    id: str
+    commit: str
+    event: Literal["nominated"] = "nominated"
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """A confirmed new best: the branch `autoresearch/<tag>` points at `commit` from now on."""
 
@@ -547,7 +563,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The holdout did not confirm `commit`, which would have been the best: it is never published."""
+    """What was nominated did not stand up to more measurements, or to the holdout: `commit` is never published."""
 
     at: float
     id: str
@@ -571,4 +587,6 @@ class Closed:
     event: Literal["closed"] = "closed"
 
 
-Event = Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Published | Refused | Closed
+Event = (
+    Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Nominated | Published | Refused | Closed
+)

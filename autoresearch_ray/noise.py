@@ -1,9 +1,8 @@
 """How far two measurements of the same commit lie apart, and how much changes usually do.
 
-The noise floor is the pooled within-commit standard deviation: every commit that was measured more than once on a
-class of devices adds its squared deviations and one degree of freedom less than its measurements (the usual pooled
-variance). Both estimates are kept as running sums, so a measurement costs the same after ten experiments and after ten
-thousand.
+The noise is the pooled within-commit standard deviation: every commit that was measured more than once on a class of
+devices adds its squared deviations and one degree of freedom less than its measurements (the usual pooled variance).
+All estimates are running sums, so a measurement costs the same after ten experiments and after ten thousand.
 """
 
 from __future__ import annotations
@@ -32,46 +31,65 @@ class Noise:
         """The standard deviation of one measurement; None while no commit was measured twice."""
         return math.sqrt(self._squares / self.degrees_of_freedom) if self.degrees_of_freedom else None
 
-    def cautious(self, all: Noise) -> float | None:
-        """The same to decide on: shrunk to that of `all` classes, and larger while little is known."""
-        if not all.degrees_of_freedom:
+    def cautious(self, pooled: Noise) -> float | None:
+        """The same to decide on: shrunk to the noise `pooled` over all classes, and larger while little is known."""
+        if not pooled.degrees_of_freedom:
             return None
-        weight = _SHRINK if all is not self else 0.0
-        pooled = all._squares / all.degrees_of_freedom
-        variance = (self._squares + weight * pooled) / (self.degrees_of_freedom + weight)
-        return math.sqrt(variance * (all.degrees_of_freedom + _FEW) / all.degrees_of_freedom)
+        everywhere = pooled._squares / pooled.degrees_of_freedom
+        variance = (self._squares + _SHRINK * everywhere) / (self.degrees_of_freedom + _SHRINK)
+        return math.sqrt(variance * (pooled.degrees_of_freedom + _FEW) / pooled.degrees_of_freedom)
 
 
 class Effects:
     """What a change is worth before it is measured: mean and standard deviation of true gains, by their history.
 
     Method of moments (empirical Bayes): the variance of first gains less the variance that noise gives them. Gains far
-    below the noise are disasters that say nothing about changes near zero: they are cut off at `_FLOOR` errors.
+    below the noise are disasters that say nothing about changes near zero: they are cut off at `_FLOOR` errors. Old
+    ones fade, because what is easy is found first.
     """
 
     _FLOOR = -6.0
     _DOUBT = 6.0  # gains that the guess for an unknown program counts for
     _GUESS = 2.0  # its standard deviation, in sigmas of one measurement
+    _MEMORY = 100.0  # gains after which one has faded to a third
 
     def __init__(self) -> None:
-        self.n = 0
-        self._mean = 0.0
+        self.n = 0.0
+        self._sum = 0.0
         self._squares = 0.0
         self._errors = 0.0
 
     def add(self, gain: float, error: float) -> None:
         """Take in the gain of one measurement over its parent, and the standard error of that."""
         gain = max(gain, self._FLOOR * error)
-        self.n += 1
-        away = gain - self._mean
-        self._mean += away / self.n
-        self._squares += away * (gain - self._mean)
-        self._errors += error * error
+        kept = 1 - 1 / self._MEMORY
+        self.n = kept * self.n + 1
+        self._sum = kept * self._sum + gain
+        self._squares = kept * self._squares + gain * gain
+        self._errors = kept * self._errors + error * error
 
     def prior(self, sigma: float) -> tuple[float, float]:
         """Mean and standard deviation of the true gain of the next change."""
-        guess = (self._GUESS * sigma) ** 2
-        own = max(0.0, (self._squares - self._errors) / self.n) if self.n else 0.0
+        mean = self._sum / self.n if self.n else 0.0
+        own = max(0.0, (self._squares - self._errors) / self.n - mean * mean) if self.n else 0.0
         weight = self.n / (self.n + self._DOUBT)
-        variance = weight * own + (1 - weight) * guess
-        return weight * self._mean, math.sqrt(max(variance, (0.1 * sigma) ** 2))
+        variance = weight * own + (1 - weight) * (self._GUESS * sigma) ** 2
+        return weight * mean, math.sqrt(max(variance, (0.1 * sigma) ** 2))
+
+    def worth(self, sigma: float) -> float:
+        """The gain to be expected of one evaluation, if it is spent on a new change that is kept when it is better."""
+        mean, spread = self.prior(sigma)
+        return expected_excess(mean, spread) / 8
+
+
+def expected_excess(mean: float, spread: float) -> float:
+    """The expectation of max(0, x) for a normal x."""
+    if spread <= 0:
+        return max(0.0, mean)
+    z = mean / spread
+    return mean * cumulative(z) + spread * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def cumulative(z: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))

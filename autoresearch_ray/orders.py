@@ -3,43 +3,55 @@
 `decide` and `sit` look at the board and change nothing: they return the events that follow, and the order that is the
 reply. A lane does one thing at a time and only its own hand-in moves its branch, so nothing decided here can be stale.
 
-The next order is given by the first rule in `_RULES` that has one.
+Verdicts are in `verdicts`. The next order is given by the first rule in `_RULES` that has one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.draft import Draft
+from autoresearch_ray.draft import close as close
 from autoresearch_ray.model import (
     Attempt,
-    Closed,
     Event,
-    Experiment,
     FailureKind,
-    Judged,
+    Holdout,
     Measured,
     Moved,
     Order,
     Ordered,
     Propose,
-    Published,
     Remeasure,
     Replay,
+    Rework,
     Seat,
     Seated,
-    Status,
     Stop,
     Vacated,
 )
-from autoresearch_ray.ports import Case, Policy
+from autoresearch_ray.noise import expected_excess
+from autoresearch_ray.pool import Change
+from autoresearch_ray.ports import Policy
+from autoresearch_ray.verdicts import (
+    PATIENCE,
+    gathering,
+    judge,
+    nominate,
+    settle,
+    standing_of_nominee,
+    wanted_elsewhere,
+)
 
-_NOT_THE_IDEA = frozenset({FailureKind.AGENT, FailureKind.MACHINE})
-_NEVER_COUNTED = frozenset({FailureKind.OUT_OF_SCOPE, FailureKind.NO_CHANGE, FailureKind.CONFLICT, FailureKind.GUARD})
-_PATIENCE = 3  # failures in a row of a machine, a baseline or a re-measurement before the lane gives it up
 _MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
+_REWORKS = 2  # of one idea that breaks the guard
+_GROUP = 32  # changes brought together at once
+_NEAR = 16  # near misses
+_BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
+_ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
+_AFRESH = 8  # discards in a row after which a lane starts from another branch
 
 
 def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[list[Event], Order]:
@@ -53,10 +65,10 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
         return [], Stop("another worker has taken this lane's seat")
     if not answers(board, attempt):
         return [], lane.order or Stop("this lane has no order")
-    draft = _Draft(board, attempt.lane, now, policy)
+    draft = Draft(board, attempt.lane, now, policy)
     draft.note(Measured(now, attempt))
-    _judge(draft)
-    _publish(draft)
+    judge(draft)
+    settle(draft)
     return draft.events, _order(draft)
 
 
@@ -74,12 +86,12 @@ def _id(order: Order | None) -> str | None:
 def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Event], Order]:
     """A lane takes its seat, for the first time or again. What it left unfinished is ordered again, as it was."""
     known = board.lanes.get(seat.lane)
-    draft = _Draft(board, seat.lane, now, policy)
+    draft = Draft(board, seat.lane, now, policy)
     draft.note(Seated(now, seat, known.sitting + 1 if known else 1))
     left = known.order if known else None
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)
-    ends = (_closed_hard, _hours_are_over) if isinstance(left, Remeasure) else _ENDS
+    ends = (_closed_hard, _hours_are_over) if isinstance(left, Remeasure | Holdout) else _ENDS
     over = next((order for rule in ends if (order := rule(draft)) is not None), None)
     if over is None:
         return draft.events, left
@@ -93,15 +105,6 @@ def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
     return [Vacated(now, name, reason) for name in lanes]
 
 
-def close(
-    board: Board, reason: str, now: float, *, hard: bool = False, failed: bool = False, finished: bool = False
-) -> list[Event]:
-    """The events that end a run from outside: an interrupt, a dead cluster, a full disk."""
-    if board.closed and (board.closed.hard or not hard):
-        return []
-    return [Closed(now, reason, hard, failed, finished)]
-
-
 def lanes_wanted(board: Board) -> int:
     """Lanes that keep one slot busy. `auto` is ceil(1 + A/E) for agent seconds A and evaluation seconds E."""
     wanted = board.program.options.lanes
@@ -113,211 +116,122 @@ def lanes_wanted(board: Board) -> int:
     return min(_MOST_LANES, math.ceil(1 + agent / evaluation))
 
 
-class _Draft:
-    """A hand-in being decided: the events so far, on a fork of the board that they are tried out on."""
-
-    def __init__(self, board: Board, name: str, now: float, policy: Policy) -> None:
-        self.board = board.fork(name)
-        self.name = name
-        self.now = now
-        self.policy = policy
-        self.events: list[Event] = []
-
-    def note(self, event: Event) -> None:
-        self.board.apply(event)
-        self.events.append(event)
-
-    @property
-    def lane(self) -> Lane:
-        return self.board.lanes[self.name]
-
-    @property
-    def others(self) -> list[Lane]:
-        return [lane for name, lane in self.board.lanes.items() if name != self.name]
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.lane.number + 1}"
-
-    @property
-    def seed(self) -> int:
-        """31 bits that follow from the tag and the attempt's id: fresh for every measurement, the same on replay."""
-        digest = hashlib.sha256(f"{self.board.opened.tag}/{self.id}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") >> 1
-
-    def beat(self, commit: str) -> float | None:
-        """What a candidate on `commit` must not be worse than to be guarded: nothing beyond it can still be kept.
-
-        Three standard deviations below the parent: a first value further off is discarded by any policy here.
-        """
-        score, noise = self.board.score(commit), self.board.noise
-        if score is None or noise is None:
-            return None
-        return score.mean + 3 * noise * self.board.direction.gain(0.0, 1.0)
-
-    def propose(self, parent: str) -> Propose:
-        return Propose(self.id, parent, self.seed, self.beat(parent))
-
-    def remeasure(self, commit: str, why: str) -> Remeasure:
-        return Remeasure(self.id, commit, self.seed, why)
-
-    def stop(self, reason: str, *, hard: bool = False, failed: bool = False, finished: bool = False) -> Stop:
-        """Stop, and close the run with it."""
-        for event in close(self.board, reason, self.now, hard=hard, failed=failed, finished=finished):
-            self.note(event)
-        return Stop(reason)
-
-    def leave(self, reason: str) -> Stop:
-        """Stop this lane; the run goes on while another one works."""
-        if not any(lane.active for lane in self.others):
-            return self.stop(f"no lane is left: {reason}", hard=True, failed=True)
-        return Stop(reason)
-
-
-# --- The verdict -----------------------------------------------------------------------------------------------------
-
-
-def _judge(draft: _Draft) -> None:
-    """The verdict on what the lane owes one, if it can be given now; and where the lane stands after it."""
-    if draft.lane.pending is None:
-        return
-    candidate = draft.board.experiments[draft.lane.pending]
-    verdict = _verdict(draft, candidate)
-    if verdict is None:
-        return
-    draft.note(verdict)
-    own = draft.lane.own
-    if verdict.status is Status.KEEP and candidate.commit:
-        own = candidate.line if candidate.kind == "replay" else (*own, *candidate.line)
-        draft.note(Moved(draft.now, draft.name, candidate.commit, own, f"kept {candidate.id}"))
-    elif candidate.kind == "replay" and verdict.status is not Status.LOST:
-        draft.note(
-            Moved(draft.now, draft.name, candidate.parent, (), f"{candidate.id} did not pay: stands on the best")
-        )
-
-
-def _verdict(draft: _Draft, candidate: Experiment) -> Judged | None:
-    board, failure = draft.board, candidate.failure
-
-    def judged(status: Status, reason: str, gain: float | None = None) -> Judged:
-        return Judged(draft.now, candidate.id, draft.name, status, reason, gain)
-
-    if failure is not None:
-        status = (
-            Status.LOST
-            if failure.kind in _NOT_THE_IDEA
-            else Status.DISCARD
-            if failure.kind in _NEVER_COUNTED
-            else Status.CRASH
-        )
-        return judged(status, f"{failure.kind}: {failure.message}")
-    if draft.lane.remeasure_failures_in_a_row >= _PATIENCE:
-        return judged(Status.LOST, "it could not be measured again, nor its parent for comparison")
-    score, parent = board.score(candidate.commit), board.score(candidate.parent)
-    if score is None or parent is None:
-        return None
-    best = board.score(board.best.commit) if board.best else None
-    judgement = draft.policy.judge(Case(board.direction, score, parent, best, board.noise, candidate.lines))
-    if judgement.call == "again":
-        return None
-    gain = board.direction.gain(score.mean, parent.mean)
-    return judged(Status.KEEP if judgement.call == "keep" else Status.DISCARD, judgement.reason, gain)
-
-
-def _publish(draft: _Draft) -> None:
-    """What the lane stands on becomes the best, if it is better and confirmed."""
-    head, board = draft.lane.head, draft.board
-    score, experiment = board.score(head), board.at(head)
-    best = board.score(board.best.commit) if board.best else None
-    if not experiment or not score or not best or score.n < draft.policy.confirmations or not _leads(draft):
-        return
-    if draft.policy.publishes(Case(board.direction, score, best, best, board.noise, experiment.lines)):
-        draft.note(Published(draft.now, experiment.id, head, score.mean, score.n))
-
-
-def _leads(draft: _Draft) -> bool:
-    """Whether what the lane stands on is better than the published best."""
-    best = draft.board.best
-    score = draft.board.score(draft.lane.head)
-    best_score = draft.board.score(best.commit) if best else None
-    if not best or not score or not best_score or draft.lane.head == best.commit:
-        return False
-    return draft.board.direction.better(score.mean, best_score.mean)
-
-
 # --- The next order --------------------------------------------------------------------------------------------------
 
 
-def _order(draft: _Draft) -> Order:
+def _order(draft: Draft) -> Order:
     order = next(order for rule in _RULES if (order := rule(draft)) is not None)
     draft.note(Ordered(draft.now, draft.name, order))
     return order
 
 
-def _closed_hard(draft: _Draft) -> Order | None:
+def _closed_hard(draft: Draft) -> Order | None:
     closed = draft.board.closed
     return Stop(closed.reason) if closed and closed.hard else None
 
 
-def _hours_are_over(draft: _Draft) -> Order | None:
+def _hours_are_over(draft: Draft) -> Order | None:
     hours = draft.board.program.options.hours
     if hours is not None and draft.board.elapsed_seconds(draft.now) >= hours * 3600:
         return draft.stop(f"{hours:g} hours are over", hard=True, finished=True)
     return None
 
 
-def _machine_is_sick(draft: _Draft) -> Order | None:
+def _machine_is_sick(draft: Draft) -> Order | None:
     """Three failures may be a candidate's doing. One on the base, which is known to work, is the machine's."""
     board, times = draft.board, draft.lane.machine_failures_in_a_row
-    if times == _PATIENCE and board.baseline is not None:
+    if times == PATIENCE and board.baseline is not None:
         return draft.remeasure(board.opened.base, "is this machine sound?")
-    if times < _PATIENCE:
+    if times < PATIENCE:
         return None
     said = board.machine_failure.message if board.machine_failure else ""
     return draft.leave(f"the machine failed {times} times in a row here: {said}")
 
 
-def _baseline_fails(draft: _Draft) -> Order | None:
+def _baseline_fails(draft: Draft) -> Order | None:
     """On every lane: nothing can be compared, and a human must look. On this lane alone: the lane leaves."""
     board, failure = draft.board, draft.board.base_failure
     on_others = any(lane.active and lane.remeasure_failures_in_a_row == 0 for lane in draft.others)
     if draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None and not on_others:
         tail = f"\n{failure.tail}" if failure.tail else ""
         return draft.stop(f"the baseline fails: {failure.kind}: {failure.message}{tail}", hard=True, failed=True)
-    if not draft.lane.calibrated and draft.lane.remeasure_failures_in_a_row >= _PATIENCE:
+    if not draft.lane.calibrated and draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return draft.leave("the baseline fails again and again on this lane")
     return None
 
 
-def _owes_a_verdict(draft: _Draft) -> Order | None:
+def _owes_a_verdict(draft: Draft) -> Order | None:
+    """More measurements of what is too close to call: of the candidate or its parent, whichever has fewer here."""
     if draft.lane.pending is None:
         return None
-    candidate = draft.board.experiments[draft.lane.pending]
-    if draft.board.score(candidate.parent) is None:
+    evidence, candidate = draft.board.evidence, draft.board.experiments[draft.lane.pending]
+    commit, here = candidate.commit or candidate.parent, draft.device_class
+    own, parent = evidence.on(commit, here), evidence.on(candidate.parent, here)
+    if parent is None:
         return draft.remeasure(candidate.parent, "its candidate waits for this parent's value")
-    return draft.remeasure(candidate.commit or candidate.parent, "too close to call, or a best to be confirmed")
+    if own and parent.n < own.n:
+        return draft.remeasure(candidate.parent, f"what {candidate.id} is compared with is less sure than itself")
+    why = f"suspicious: {candidate.doubts[0]}" if candidate.doubts else "too close to call"
+    return draft.remeasure(commit, why)
 
 
-def _closed(draft: _Draft) -> Order | None:
+def _mend(draft: Draft) -> Order | None:
+    """What broke the guard was better: the same idea once more, without breaking it."""
+    board, order = draft.board, draft.lane.order
+    attempt = next((each.attempt for each in draft.events if isinstance(each, Measured)), None)
+    failure = attempt.measurement.failure if attempt else None
+    if board.closed or not attempt or not attempt.commit or not failure or not isinstance(order, Propose):
+        return None
+    times = order.rework.times + 1 if order.rework else 1
+    if failure.kind is not FailureKind.GUARD or times > _REWORKS:
+        return None
+    return draft.propose(order.parent, Rework(attempt.id, attempt.commit, failure.tail, times))
+
+
+# --- Limits ----------------------------------------------------------------------------------------------------------
+
+
+def _closed(draft: Draft) -> Order | None:
     closed = draft.board.closed
     return Stop(closed.reason) if closed else None
 
 
-def _limit_is_reached(draft: _Draft) -> Order | None:
+def _limit_is_reached(draft: Draft) -> None:
+    """Closes the run: no new ideas. What was found is still brought together and confirmed."""
     board, options = draft.board, draft.board.program.options
     best = board.score(board.best.commit) if board.best else None
+    hours = options.hours
     if options.experiments is not None and board.counted >= options.experiments:
-        return draft.stop(f"{options.experiments} experiments", finished=True)
-    if options.cost_usd is not None and board.cost_usd >= options.cost_usd:
-        return draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
-    if options.target is not None and best and not board.direction.better(options.target, best.mean):
-        return draft.stop(f"the target {options.target:g} is reached", finished=True)
-    if options.plateau is not None and board.verdicts_since_best >= options.plateau:
-        return draft.stop(f"no new best in {options.plateau} experiments", finished=True)
-    return None
+        draft.stop(f"{options.experiments} experiments", finished=True)
+    elif options.evaluations is not None and board.evaluations + _to_come(draft) >= options.evaluations:
+        draft.stop(f"{options.evaluations} evaluations", finished=True)
+    elif hours is not None and draft.board.elapsed_seconds(draft.now) + _ending_seconds(draft) >= hours * 3600:
+        draft.stop(f"{hours:g} hours are over soon", finished=True)
+    elif options.cost_usd is not None and board.cost_usd >= options.cost_usd:
+        draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
+    elif options.target is not None and best and not board.direction.better(options.target, best.mean):
+        draft.stop(f"the target {options.target:g} is reached", finished=True)
+    elif options.plateau is not None and board.verdicts_since_best >= options.plateau:
+        draft.stop(f"no new best in {options.plateau} experiments", finished=True)
 
 
-def _others_do_the_rest(draft: _Draft) -> Order | None:
+def _to_come(draft: Draft) -> int:
+    """Evaluations that are under way, and those that ending the run will take."""
+    return sum(lane.active for lane in draft.others) + _claims(draft) + 2 * draft.policy.confirmations
+
+
+def _ending_seconds(draft: Draft) -> float:
+    """How long before the end of its hours a run stops proposing: three rounds, and not more than a twentieth of it."""
+    hours = draft.board.program.options.hours or 0.0
+    return min(3 * (draft.board.eval_seconds or 0.0), 180 * hours) if draft.policy.gathers else 0.0
+
+
+def _claims(draft: Draft) -> int:
+    """How many measurements the best should have in the end: the more, the longer the run was."""
+    return min(draft.policy.claims, draft.policy.confirmations + draft.board.counted // 25)
+
+
+def _others_do_the_rest(draft: Draft) -> Order | None:
     """Enough is under way: this lane stops, and the others finish. What they lose, they try again themselves."""
     experiments = draft.board.program.options.experiments
     under_way = sum(
@@ -328,34 +242,152 @@ def _others_do_the_rest(draft: _Draft) -> Order | None:
     return None
 
 
-def _baseline_first(draft: _Draft) -> Order | None:
+# --- The best --------------------------------------------------------------------------------------------------------
+
+
+def _baseline_first(draft: Draft) -> Order | None:
     """Each slot measures the base before anything else, all at once; and the baseline is confirmed like a best."""
     board, base, lane = draft.board, draft.board.opened.base, draft.lane
-    if lane.remeasure_failures_in_a_row >= _PATIENCE:
+    if board.closed or lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
+    under_way = draft.under_way(base)
 
     def measures_base(other: Lane) -> bool:
         return other.active and isinstance(other.order, Remeasure) and other.order.commit == base
 
     beside = [other for other in draft.others if other.seat.worker == lane.seat.worker]
-    if not lane.calibrated and not any(other.calibrated or measures_base(other) for other in beside):
+    here = board.evidence.on(base, draft.device_class)
+    there = sum(measures_base(other) and other.seat.device_class == draft.device_class for other in draft.others)
+    enough = (here.n if here else 0) + there >= _BASELINES
+    if not enough and not lane.calibrated and not any(other.calibrated or measures_base(other) for other in beside):
         return draft.remeasure(base, "the baseline")
     score = board.score(base)
-    known = (score.n if score else 0) + sum(measures_base(other) for other in draft.others)
+    known = (score.n if score else 0) + under_way
     return draft.remeasure(base, "the baseline, confirmed") if known < draft.policy.confirmations else None
 
 
-def _confirm_what_leads(draft: _Draft) -> Order | None:
-    score, failures = draft.board.score(draft.lane.head), draft.lane.remeasure_failures_in_a_row
-    if score and score.n < draft.policy.confirmations and failures < _PATIENCE and _leads(draft):
-        return draft.remeasure(draft.lane.head, "better than the best, and not confirmed yet")
+def _confirm_the_nominee(draft: Draft) -> Order | None:
+    """Any lane that comes by measures what would be the best, and a device that has not had it does so first."""
+    board, nominee = draft.board, draft.board.nominee
+    if nominee is None or not board.best or not board.best.commit or draft.lane.remeasure_failures_in_a_row:
+        return None
+    commit, best, here = nominee.commit, board.best.commit, draft.device_class
+    under_way = draft.under_way(commit)
+    if board.evidence.gain(commit, best) is None:
+        missing = commit if board.evidence.on(best, here) else best
+        return (
+            None if draft.under_way(missing) else draft.remeasure(missing, "a new best is compared with the one before")
+        )
+    elsewhere = wanted_elsewhere(draft)
+    if (draft.lane.seat.worker, here) in elsewhere and not any(
+        _measures(lane, commit, elsewhere) for lane in draft.others
+    ):
+        return draft.remeasure(commit, "it would be the best: is it on another device, too?")
+    score = board.score(commit)
+    if score and score.n + under_way < draft.policy.confirmations:
+        return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
+    standing = standing_of_nominee(draft)
+    if standing and standing.call == "again" and not under_way:
+        return draft.remeasure(commit, f"it would be the best: {standing.reason}")
     return None
 
 
-def _agent_is_failing(draft: _Draft) -> Order | None:
+def _measures(lane: Lane, commit: str, places: set[tuple[int, str]]) -> bool:
+    measuring = lane.active and isinstance(lane.order, Remeasure) and lane.order.commit == commit
+    return measuring and (lane.seat.worker, lane.seat.device_class) in places
+
+
+def _hold_out(draft: Draft) -> Order | None:
+    """The holdout of the best and of what would take its place, one lane at a time."""
+    board, nominee = draft.board, draft.board.nominee
+    if nominee is None or not board.program.eval.holdout or not board.best or not board.best.commit:
+        return None
+    standing = standing_of_nominee(draft)
+    if standing is None or standing.call != "keep" or any(_holds_out(lane) for lane in draft.others):
+        return None
+    commit = nominee.commit if board.best.commit in board.holdouts else board.best.commit
+    if board.holdout_failures.get(commit) and commit == board.best.commit:
+        failure = board.holdout_failures[commit]
+        return draft.stop(f"the holdout fails on the best: {failure.message}", hard=True, failed=True)
+    return Holdout(draft.id, commit, draft.seed)
+
+
+def _holds_out(lane: Lane) -> bool:
+    return lane.active and isinstance(lane.order, Holdout)
+
+
+# --- Coming together -------------------------------------------------------------------------------------------------
+
+
+def _gather(draft: Draft) -> Order | None:
+    """What lanes kept and the best lacks, onto the best: as soon as it is enough to be told from the noise, and at the
+    end whatever there is."""
+    board, best = draft.board, draft.board.best
+    if not _may_gather(draft) or not best or not best.commit:
+        return None
+    group = board.pool.next_kept(_GROUP)
+    if not group or (not board.closed and sum(each.likely for each in group) < _ENOUGH * draft.sigma):
+        return None
+    inside = board.contains(best.commit)
+    for each in group:
+        if (
+            board.contains(each.commit) == inside | {other.commit for other in group}
+            and each.commit not in board.refused
+        ):
+            experiment = board.at(each.commit)
+            assert experiment is not None
+            nominate(draft, experiment)  # it is that very combination
+            return _confirm_the_nominee(draft)
+    return _replay(draft, best.commit, group, f"{len(group)} kept changes brought together")
+
+
+def _combine(draft: Draft) -> Order | None:
+    """Near misses in company: each is more likely good than bad, and a group of them can be told from the noise."""
+    board, best = draft.board, draft.board.best
+    if not draft.policy.combines or not _may_gather(draft) or board.closed or not best or not best.commit:
+        return None
+    group = board.pool.next_missed(_NEAR)
+    value = expected_excess(sum(each.likely for each in group), math.hypot(*(each.spread for each in group)))
+    if len(group) < 2 or value < 2 * board.effects.worth(draft.sigma):
+        return None
+    return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
+
+
+def _may_gather(draft: Draft) -> bool:
+    """One group at a time: the next one builds on what came of it."""
+    return draft.policy.gathers and draft.board.nominee is None and not gathering(draft)
+
+
+def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
+    return Replay(draft.id, onto, tuple(each.commit for each in group), draft.seed, draft.beat(onto), why)
+
+
+def _claim(draft: Draft) -> Order | None:
+    """In the end the best is measured so often that its value holds when it is measured again."""
+    board, best = draft.board, draft.board.best
+    if not board.closed or best is None or not best.commit or not board.published or board.nominee or gathering(draft):
+        return None
+    score = board.score(best.commit)
+    wanted = _claims(draft) - (score.n if score else 0) - draft.under_way(best.commit)
+    if wanted <= 0 or draft.lane.remeasure_failures_in_a_row >= PATIENCE:
+        return None
+    return draft.remeasure(best.commit, "the best, so that its value holds")
+
+
+def _stand_by(draft: Draft) -> Order | None:
+    """A run that ends needs this device once more, for what another lane is about to propose as the best."""
+    board, best = draft.board, draft.board.best
+    if not board.closed or not best or not best.commit or not (board.nominee or gathering(draft)):
+        return None
+    if draft.policy.confirmations < 2 or draft.under_way(best.commit) >= len(board.classes):
+        return None
+    return draft.remeasure(best.commit, "while what may be better is measured")
+
+
+def _agent_is_failing(draft: Draft) -> Order | None:
     """All agents again and again: a human must look. This one: every other order is work that needs no model."""
     board, times = draft.board, draft.lane.agent_failures_in_a_row
-    if board.idle_agents_in_a_row >= max(2 * _PATIENCE, _PATIENCE * len(board.lanes)):
+    if board.idle_agents_in_a_row >= max(2 * PATIENCE, PATIENCE * len(board.lanes)):
         reason = board.agent_failure.message if board.agent_failure else ""
         return draft.stop(f"the agents failed {board.idle_agents_in_a_row} times in a row: {reason}", failed=True)
     proposed = any(isinstance(each, Measured) and each.attempt.kind == "propose" for each in draft.events)
@@ -364,44 +396,75 @@ def _agent_is_failing(draft: _Draft) -> Order | None:
     return None
 
 
-def _fell_behind(draft: _Draft) -> Order | None:
-    """The worse half moves onto the best, and takes along what it found."""
+def _fell_behind(draft: Draft) -> Order | None:
+    """Where changes are not gathered: the worse half moves onto the best, and may take along what it found."""
     board, lane = draft.board, draft.lane
     best = board.best.commit if board.best else None
-    if best is None or lane.head == best:
+    if best is None or lane.head == best or draft.policy.gathers:
         return None
     ranking, every = board.ranking(), board.program.options.every
-    if not draft.policy.moves(ranking.index(draft.name), len(ranking), lane.hand_ins, every):
+    move = draft.policy.moves(ranking.index(draft.name), len(ranking), lane.hand_ins, every)
+    if move == "stay":
         return None
-    if lane.own:
-        return Replay(draft.id, best, lane.own, draft.seed, draft.beat(best))
-    draft.note(Moved(draft.now, draft.name, best, (), "fell behind with nothing of its own: stands on the best"))
+    if lane.own and move == "replay":
+        return Replay(draft.id, best, lane.own, draft.seed, draft.beat(best), "fell behind")
+    draft.note(Moved(draft.now, draft.name, best, (), "fell behind: stands on the best"))
     return draft.propose(best)
 
 
-def _propose(draft: _Draft) -> Order | None:
+def _stands_on_the_best(draft: Draft) -> None:
+    """Where changes are gathered, nobody loses anything by moving: and the best is the best known parent there is."""
+    board, head = draft.board, draft.lane.head
+    best = board.best.commit if board.best else None
+    if not draft.policy.gathers or best is None or head == best:
+        return
+    draft.note(Moved(draft.now, draft.name, best, (), "stands on the best; what it kept is brought together there"))
+
+
+def _parent_is_vague(draft: Draft) -> Order | None:
+    """What many are compared with is measured more often, by the root of their number (Dunnett, 1955)."""
+    head, here = draft.lane.head, draft.device_class
+    score = draft.board.evidence.on(head, here)
+    if score is None or not draft.policy.gathers or not draft.sigma or draft.lane.remeasure_failures_in_a_row:
+        return None
+    if (score.n + draft.under_way(head)) ** 2 >= draft.board.compared(head, here):
+        return None
+    return draft.remeasure(head, "many are compared with it")
+
+
+def _propose(draft: Draft) -> Order | None:
     return draft.propose(draft.lane.head)
 
 
-_ENDS: tuple[Callable[[_Draft], Order | None], ...] = (
+_Rule = Callable[[Draft], Order | None]
+_ENDS: tuple[_Rule, ...] = (
     _closed_hard,
     _hours_are_over,
     _closed,
     _limit_is_reached,
+    _closed,
     _others_do_the_rest,
 )
-_RULES: tuple[Callable[[_Draft], Order | None], ...] = (
+_RULES: tuple[_Rule, ...] = (
     _closed_hard,
     _hours_are_over,
     _machine_is_sick,
     _baseline_fails,
     _owes_a_verdict,
-    _closed,
     _limit_is_reached,
-    _others_do_the_rest,
     _baseline_first,
-    _confirm_what_leads,
+    _confirm_the_nominee,
+    _hold_out,
+    _gather,
+    _claim,
+    _stand_by,
+    _closed,
+    _others_do_the_rest,
+    _mend,
     _agent_is_failing,
+    _combine,
     _fell_behind,
+    _stands_on_the_best,
+    _parent_is_vague,
     _propose,
 )

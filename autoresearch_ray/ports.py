@@ -66,36 +66,50 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a policy judges: a candidate against its parent, in the light of the noise."""
+    """What a policy judges: how much better a candidate is than its parent, or than the published best.
 
-    direction: Direction
-    candidate: Score
-    parent: Score
-    best: Score | None  # the published best
-    sigma: float | None  # standard deviation of one measurement; None while nothing was measured twice
+    Gains are in the metric's unit, and positive is better whatever the metric's direction.
+    """
+
+    gain: float
+    error: float  # the standard error of that, from the measurements of both sides; 0 while the noise is not known
+    n: int  # measurements of the candidate
+    sigma: float  # of one more measurement, on this lane's class of devices; 0 while it is not known
+    prior: tuple[float, float]  # mean and standard deviation of the gain to be expected before anything was measured
+    worth: float  # the gain to be expected of one evaluation spent on something new
+    lead: float | None  # the gain over the published best
     lines: int  # net lines added against the parent
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a policy says of a case, and why; `again` asks for one more measurement of the candidate."""
+    """What a policy says of a case, and why; `again` asks for one more measurement of the candidate.
+
+    `likely` and `spread` are what the gain is taken to be: mean and standard deviation.
+    """
 
     call: Literal["keep", "discard", "again"]
     reason: str
+    likely: float | None = None
+    spread: float | None = None
 
 
 class Policy(Protocol):
-    """Decides what is kept, what is measured again, and who moves onto the best. Pure."""
+    """Decides what is kept, what is measured again, and how branches come together. Pure."""
 
     confirmations: int  # measurements that a published best needs
+    gathers: bool  # what any lane kept is brought together on the best, and all lanes stand on that
+    combines: bool  # near misses are tried together, too
+    claims: int  # measurements of the best when a run ends, so that its value holds
 
     def judge(self, case: Case) -> Judgement: ...
 
-    def publishes(self, case: Case) -> bool:
-        """Whether a kept candidate, measured `confirmations` times or more, replaces `case.best` in public."""
+    def publishes(self, case: Case) -> Judgement:
+        """Whether a candidate replaces the published best: `case` is against that. `discard` refuses it for good."""
 
-    def moves(self, rank: int, lanes: int, hand_ins: int, every: int) -> bool:
-        """Whether the lane of `rank` (0 is the leader) among `lanes` moves, `hand_ins` verdicts after it last did."""
+    def moves(self, rank: int, lanes: int, hand_ins: int, every: int) -> Literal["stay", "reset", "replay"]:
+        """What a lane does that does not gather: of `rank` (0 leads) among `lanes`, `hand_ins` verdicts after its last
+        move. `reset` leaves its own commits behind, `replay` takes them along."""
 
 
 class Watch(Protocol):

@@ -1,8 +1,6 @@
-"""The default: a gain within the noise is measured again before it counts, and the published best always is."""
+"""Sequential tests: a gain within the noise is measured again before it counts, and the published best always is."""
 
 from __future__ import annotations
-
-import math
 
 from autoresearch_ray.policies.greedy import Greedy as _Greedy
 from autoresearch_ray.ports import Case, Judgement
@@ -11,9 +9,9 @@ from autoresearch_ray.ports import Case, Judgement
 class Confirm(_Greedy):
     """Keeps what stands out of the noise.
 
-    The margin is two standard errors of the difference, `2 sigma sqrt(1/n + 1/m)` for a candidate measured n times and
-    a parent measured m times. No gain: discard. More than the margin: keep. Between: measure again, at most three times
-    in all, then one standard error decides. A tie at the end goes to the simpler code.
+    The margin is two standard errors of the difference between a candidate and its parent, which knows how often either
+    was measured. No gain: discard. More than the margin: keep. Between: measure again, at most three times in all, then
+    one standard error decides. A tie at the end goes to the simpler code.
 
     That is lenient, so that small gains add up on a branch. What is published must exceed the best by three standard
     errors: of 60 simulated nights in which no change did anything, 8 lanes and 100 experiments each, 7 published one
@@ -24,14 +22,12 @@ class Confirm(_Greedy):
     most = 3  # measurements of one candidate before it is decided
 
     def judge(self, case: Case) -> Judgement:
-        gain = case.direction.gain(case.candidate.mean, case.parent.mean)
-        error = (case.sigma or 0.0) * math.sqrt(1 / case.candidate.n + 1 / case.parent.n)
+        gain, error = case.gain, case.error
         simpler = case.lines < 0
-        last = case.candidate.n >= self.most
-        words = f"gain {gain:+.3g} against a margin of {2 * error:.3g}, n={case.candidate.n}"
+        last = case.n >= self.most
+        words = f"gain {gain:+.3g} against a margin of {2 * error:.3g}, n = {case.n}"
         if gain > 2 * error:
-            leads = case.best is None or case.direction.better(case.candidate.mean, case.best.mean)
-            if leads and case.candidate.n < self.confirmations:
+            if (case.lead is None or case.lead > 0) and case.n < self.confirmations:
                 return Judgement("again", f"would be the best: {words}")
             return Judgement("keep", words)
         if gain > 0 and not last:
@@ -39,15 +35,13 @@ class Confirm(_Greedy):
         if gain > error:
             return Judgement("keep", words)
         if simpler and abs(gain) <= error:
-            return (
-                Judgement("keep", f"a tie, with {-case.lines} lines less")
-                if last or error == 0
-                else Judgement("again", f"simpler, and within the noise: {words}")
-            )
+            if last or error == 0:
+                return Judgement("keep", f"a tie, with {-case.lines} lines less")
+            return Judgement("again", f"simpler, and within the noise: {words}")
         return Judgement("discard", f"no gain: {words}" if gain <= 0 else f"not out of the noise: {words}")
 
-    def publishes(self, case: Case) -> bool:
-        if case.best is None:
-            return True
-        error = (case.sigma or 0.0) * math.sqrt(1 / case.candidate.n + 1 / case.best.n)
-        return case.direction.gain(case.candidate.mean, case.best.mean) > 3 * error
+    def publishes(self, case: Case) -> Judgement:
+        words = f"better than the best by {case.gain:.3g}, with a margin of {3 * case.error:.3g}"
+        if case.gain > 3 * case.error:
+            return Judgement("keep", words)
+        return Judgement("again" if case.gain > 0 and case.n < 2 * self.most else "discard", f"not {words}")

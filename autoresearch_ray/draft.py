@@ -1,0 +1,97 @@
+"""A hand-in being decided: the events so far, tried out on a fork of the board, so that each rule sees the last one's."""
+
+from __future__ import annotations
+
+import hashlib
+
+from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Rework, Stop
+from autoresearch_ray.ports import Policy
+
+
+class Draft:
+    """Of one lane. The real board stays as it is."""
+
+    def __init__(self, board: Board, name: str, now: float, policy: Policy) -> None:
+        self.board = board.fork(name)
+        self.name = name
+        self.now = now
+        self.policy = policy
+        self.events: list[Event] = []
+
+    def note(self, event: Event) -> None:
+        self.board.apply(event)
+        self.events.append(event)
+
+    @property
+    def lane(self) -> Lane:
+        return self.board.lanes[self.name]
+
+    @property
+    def others(self) -> list[Lane]:
+        return [lane for name, lane in self.board.lanes.items() if name != self.name]
+
+    @property
+    def device_class(self) -> str:
+        return self.lane.seat.device_class
+
+    @property
+    def sigma(self) -> float:
+        """The noise to decide on, on this lane's devices; 0 while it is not known."""
+        return self.board.evidence.sigma(self.device_class) or 0.0
+
+    def under_way(self, commit: str) -> int:
+        """How many other lanes are measuring `commit` once more."""
+        return sum(
+            lane.active and isinstance(lane.order, Remeasure) and lane.order.commit == commit for lane in self.others
+        )
+
+    # --- Orders ------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.lane.number + 1}"
+
+    @property
+    def seed(self) -> int:
+        """31 bits that follow from the tag and the attempt's id: fresh for every measurement, the same on replay."""
+        digest = hashlib.sha256(f"{self.board.opened.tag}/{self.id}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+    def beat(self, commit: str) -> float | None:
+        """What a candidate on `commit` must not be worse than to be guarded: nothing beyond it can still be kept.
+
+        Three standard deviations below the parent, on this class of devices: a first value further off is discarded by
+        any policy here.
+        """
+        score = self.board.evidence.on(commit, self.device_class)
+        if score is None or not self.sigma:
+            return None
+        return score.mean + 3 * self.sigma * self.board.direction.gain(0.0, 1.0)
+
+    def propose(self, parent: str, rework: Rework | None = None) -> Propose:
+        return Propose(self.id, parent, self.seed, self.beat(parent), rework)
+
+    def remeasure(self, commit: str, why: str) -> Remeasure:
+        return Remeasure(self.id, commit, self.seed, why)
+
+    def stop(self, reason: str, *, hard: bool = False, failed: bool = False, finished: bool = False) -> Stop:
+        """Stop, and close the run with it."""
+        for event in close(self.board, reason, self.now, hard=hard, failed=failed, finished=finished):
+            self.note(event)
+        return Stop(reason)
+
+    def leave(self, reason: str) -> Order:
+        """Stop this lane; the run goes on while another one works."""
+        if not any(lane.active for lane in self.others):
+            return self.stop(f"no lane is left: {reason}", hard=True, failed=True)
+        return Stop(reason)
+
+
+def close(
+    board: Board, reason: str, now: float, *, hard: bool = False, failed: bool = False, finished: bool = False
+) -> list[Event]:
+    """The events that end a run: a limit, an interrupt, a dead cluster, a full disk."""
+    if board.closed and (board.closed.hard or not hard):
+        return []
+    return [Closed(now, reason, hard, failed, finished)]

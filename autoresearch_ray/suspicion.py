@@ -1,0 +1,36 @@
+"""Why a measurement may not be what it seems. Words for people: a doubtful value is measured again, and stays marked."""
+
+from __future__ import annotations
+
+import math
+
+from autoresearch_ray.model import Experiment, Measurement
+from autoresearch_ray.noise import Effects
+
+_HISTORY = 8.0  # gains that must have been seen before one can be too good
+_TOO_GOOD = 6.0  # standard deviations beyond the mean gain
+_TOO_EARLY = 0.5  # of the seconds that its parent takes
+_IDLE_PERCENT, _BUSY_PERCENT = 1.0, 10.0  # utilisation of a GPU
+
+
+def doubts(
+    measurement: Measurement, gain: float | None, effects: Effects, sigma: float | None, parent: Experiment | None
+) -> tuple[str, ...]:
+    """What speaks against a value that was measured once. `gain` is over the `parent`, whose figures it is held to."""
+    found = []
+    if gain is not None and sigma and effects.n >= _HISTORY:
+        mean, spread = effects.prior(sigma)
+        most = mean + _TOO_GOOD * math.hypot(spread, sigma)
+        if gain > most:
+            found.append(f"too good: a gain of {gain:.3g}, where {most:.3g} would be much in this run")
+    if parent is None or not parent.values:
+        return tuple(found)
+    usual = parent.seconds / len(parent.values)
+    if measurement.wall_seconds < _TOO_EARLY * usual:
+        found.append(f"ended after {measurement.wall_seconds:.3g} s, where its parent takes {usual:.3g} s")
+    busy, used = parent.resources.utilisation_percent, measurement.resources.utilisation_percent
+    if busy is not None and used is not None and busy >= _BUSY_PERCENT and used <= _IDLE_PERCENT:
+        found.append(f"left the GPU idle, which its parent uses to {busy:.0f} %")
+    if measurement.printed > parent.printed:
+        found.append(f"gave its metric {measurement.printed} times, its parent {parent.printed}")
+    return tuple(found)

@@ -1,0 +1,289 @@
+"""The verdict on a candidate, and whether it becomes the published best.
+
+Nothing here changes a board: what follows is noted on a draft. How sure is sure enough is the policy's to say; what is
+compared with what, and what else must hold, is said here.
+"""
+
+from __future__ import annotations
+
+import math
+
+from autoresearch_ray.board import Board, numbers
+from autoresearch_ray.draft import Draft
+from autoresearch_ray.evidence import Evidence
+from autoresearch_ray.model import (
+    Experiment,
+    FailureKind,
+    Judged,
+    Moved,
+    Nominated,
+    Published,
+    Refused,
+    Replay,
+    Rule,
+    Status,
+)
+from autoresearch_ray.ports import Case, Judgement
+
+PATIENCE = 3  # failures in a row of a machine, a baseline or a re-measurement before the lane gives it up
+_NOT_THE_IDEA = frozenset({FailureKind.AGENT, FailureKind.MACHINE})
+_NEVER_COUNTED = frozenset(
+    {
+        FailureKind.OUT_OF_SCOPE,
+        FailureKind.NO_CHANGE,
+        FailureKind.NO_EFFECT,
+        FailureKind.DUPLICATE,
+        FailureKind.CONFLICT,
+        FailureKind.GUARD,
+    }
+)
+_DOUBTED = 3  # measurements of a suspicious value before it is judged
+_INTERPLAY = 0.25  # share of what changes bring alone by which a group of them may miss it
+_HOLDOUTS = 3  # measurements of a holdout before it refuses a commit
+
+
+# --- The verdict -----------------------------------------------------------------------------------------------------
+
+
+def judge(draft: Draft) -> None:
+    """The verdict on what the lane owes one, if it can be given now; and where the lane stands after it."""
+    if draft.lane.pending is None:
+        return
+    candidate = draft.board.experiments[draft.lane.pending]
+    verdict = _verdict(draft, candidate)
+    if verdict is None:
+        return
+    draft.note(verdict)
+    own = draft.lane.own
+    if verdict.status is Status.KEEP and candidate.commit:
+        own = candidate.line if candidate.kind == "replay" else (*own, *candidate.line)
+        draft.note(Moved(draft.now, draft.name, candidate.commit, own, f"kept {candidate.id}"))
+    elif candidate.kind == "replay" and verdict.status is not Status.LOST:
+        best = draft.board.best
+        head = best.commit if best and best.commit else candidate.parent
+        draft.note(Moved(draft.now, draft.name, head, (), f"{candidate.id} did not pay: stands on the best"))
+
+
+def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
+    board, failure = draft.board, candidate.failure
+
+    def judged(status: Status, reason: str, *figures: float | None) -> Judged:
+        return Judged(draft.now, candidate.id, draft.name, status, reason, *figures)
+
+    if failure is not None:
+        lost, uncounted = failure.kind in _NOT_THE_IDEA, failure.kind in _NEVER_COUNTED
+        status = Status.LOST if lost else Status.DISCARD if uncounted else Status.CRASH
+        return judged(status, f"{failure.kind}: {failure.message}")
+    if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
+        return judged(Status.LOST, "it could not be measured again, nor its parent for comparison")
+    commit = candidate.commit or ""
+    comparison = board.evidence.gain(commit, candidate.parent)
+    if comparison is None:
+        return None
+    gain, error = comparison
+    broken = _broken(board, commit)
+    if broken:
+        return judged(Status.DISCARD, broken, gain, error)
+    judgement = _judgement(draft, candidate, gain, error)
+    doubts = f"suspicious ({'; '.join(candidate.doubts)}): " if candidate.doubts else ""
+    if judgement.call == "again" or (doubts and judgement.call == "keep" and len(candidate.values) < _DOUBTED):
+        return None
+    status = Status.KEEP if judgement.call == "keep" else Status.DISCARD
+    return judged(status, doubts + judgement.reason, gain, error, judgement.likely, judgement.spread)
+
+
+def _judgement(draft: Draft, candidate: Experiment, gain: float, error: float) -> Judgement:
+    """The policy's, on the metric; where any of several numbers may win, on each of them in turn."""
+    board, commit = draft.board, candidate.commit or ""
+    judgement = draft.policy.judge(case(draft, candidate, candidate.parent, gain, error))
+    if board.program.eval.rule is not Rule.PARETO:
+        return judgement
+    found = {board.program.eval.metric.name: (judgement, gain, error)}
+    for each in board.program.eval.also:
+        evidence = board.others[each.name]
+        comparison = evidence.gain(commit, candidate.parent)
+        if comparison is not None:
+            scaled = Case(
+                *comparison,
+                n=len(candidate.values),
+                sigma=evidence.sigma(draft.device_class) or 0.0,
+                prior=_neutral(evidence, draft.device_class),
+                worth=0.0,
+                lead=None,
+                lines=candidate.lines,
+            )
+            found[each.name] = (draft.policy.judge(scaled), *comparison)
+    worse = next((name for name, (_, much, unsure) in found.items() if much < -2 * unsure), None)
+    if worse is not None:
+        return Judgement("discard", f"{worse} gets worse by {-found[worse][1]:.3g}", judgement.likely, judgement.spread)
+    for name, (each, _, _) in found.items():
+        if each.call == "keep":
+            return Judgement(
+                "keep", f"{name} is better, nothing worse: {each.reason}", judgement.likely, judgement.spread
+            )
+    return next((each for each, _, _ in found.values() if each.call == "again"), judgement)
+
+
+def _neutral(evidence: Evidence, device_class: str) -> tuple[float, float]:
+    """What is expected of a number that nothing is known about: as likely better as worse, by some noise."""
+    return 0.0, 2 * (evidence.sigma(device_class) or 0.0)
+
+
+def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: float) -> Case:
+    """`candidate` against `over`, for the policy."""
+    board, sigma, commit = draft.board, draft.sigma, candidate.commit or ""
+    score, best = board.score(commit), board.best
+    leads = board.evidence.gain(commit, best.commit) if best and best.commit else None
+    return Case(
+        gain=gain,
+        error=error,
+        n=score.n if score else 0,
+        sigma=sigma,
+        prior=_prior(board, candidate, over, sigma),
+        worth=math.inf if board.closed else board.effects.worth(sigma),
+        lead=leads[0] if leads else None,
+        lines=candidate.lines,
+    )
+
+
+def _prior(board: Board, candidate: Experiment, over: str, sigma: float) -> tuple[float, float]:
+    """What `candidate` is expected to gain over `over`: the sum of what its changes did where they were first measured.
+
+    The change that a proposal itself makes counts as any other change does: its own measurements come on top.
+    """
+    commit = candidate.commit or ""
+    mean, variance = 0.0, 0.0
+    for each in board.contains(commit) - board.contains(over):
+        change = board.at(each)
+        if change is None or change.likely is None or change.spread is None or each == commit:
+            likely, spread = board.effects.prior(sigma)
+        else:
+            likely, spread = change.likely, change.spread
+        mean, variance = mean + likely, variance + spread * spread
+    if candidate.kind == "replay":
+        variance += (_INTERPLAY * mean) ** 2
+    return mean, math.sqrt(variance)
+
+
+def _broken(board: Board, commit: str) -> str:
+    """Which limit of the other numbers this commit breaks for sure, in words; "" if none."""
+    for each in numbers(board.program.eval):
+        evidence = board.others[each.name]
+        score, base = evidence.score(commit), evidence.score(evidence.base)
+        if score is None:
+            continue
+        unsure = 2 * (evidence.noise.sigma or 0.0) / math.sqrt(score.n)
+        if each.bound is not None and each.direction.gain(score.mean, each.bound) < -unsure:
+            return f"{each.name} is {score.mean:.4g}, and the limit is {each.bound:.4g}"
+        if each.limit is not None and base is not None:
+            worse = -each.direction.gain(score.mean, base.mean)
+            if worse - unsure > each.limit * abs(base.mean):
+                share = f"{worse / abs(base.mean):.0%}" if base.mean else f"{worse:.3g}"
+                return f"{each.name} is {share} worse than the baseline's, and the limit is {each.limit:.0%}"
+    return ""
+
+
+# --- The best --------------------------------------------------------------------------------------------------------
+
+
+def settle(draft: Draft) -> None:
+    """What would be the best is nominated; what was nominated is published, refused, or waits for more."""
+    _nominate(draft)
+    standing = standing_of_nominee(draft)
+    nominee, board = draft.board.nominee, draft.board
+    if nominee is None or standing is None:
+        return
+    if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
+        draft.note(Refused(draft.now, nominee.id, nominee.commit, "it could not be measured again"))
+    elif standing.call == "discard":
+        draft.note(Refused(draft.now, nominee.id, nominee.commit, standing.reason))
+    elif standing.call == "keep" and (verdict := _held_out(draft, nominee.commit)) is not None:
+        if verdict:
+            draft.note(Refused(draft.now, nominee.id, nominee.commit, verdict))
+            return
+        score = board.score(nominee.commit)
+        assert score is not None
+        draft.note(Published(draft.now, nominee.id, nominee.commit, score.mean, score.n))
+
+
+def nominate(draft: Draft, experiment: Experiment) -> None:
+    assert experiment.commit is not None
+    draft.note(Nominated(draft.now, experiment.id, experiment.commit))
+
+
+def _nominate(draft: Draft) -> None:
+    """The lane's head, if it would be the best. Where changes are gathered, that is for `orders` to say of single ones."""
+    board, head = draft.board, draft.lane.head
+    experiment, best = board.at(head), board.best
+    if board.nominee or not best or not best.commit or not experiment or head == best.commit or head in board.refused:
+        return
+    comparison = board.evidence.gain(head, best.commit)
+    if experiment.status is not Status.KEEP or (comparison is not None and comparison[0] <= 0):
+        return
+    if board.contains(head) <= board.contains(best.commit):
+        return
+    if draft.policy.gathers and experiment.kind != "replay":
+        return
+    nominate(draft, experiment)
+
+
+def gathering(draft: Draft) -> bool:
+    """Whether another lane is bringing changes together."""
+    return any(
+        lane.active
+        and (
+            isinstance(lane.order, Replay)
+            or (lane.pending is not None and draft.board.experiments[lane.pending].kind == "replay")
+        )
+        for lane in draft.others
+    )
+
+
+def standing_of_nominee(draft: Draft) -> Judgement | None:
+    """What the policy says of the nominee against the best; None while it is not confirmed enough to be asked."""
+    board, nominee = draft.board, draft.board.nominee
+    experiment = board.at(nominee.commit) if nominee else None
+    if not nominee or not experiment or not board.best or not board.best.commit:
+        return None
+    score, comparison = board.score(nominee.commit), board.evidence.gain(nominee.commit, board.best.commit)
+    if not score or comparison is None or score.n < draft.policy.confirmations or wanted_elsewhere(draft):
+        return None
+    return draft.policy.publishes(case(draft, experiment, board.best.commit, *comparison))
+
+
+def wanted_elsewhere(draft: Draft) -> set[tuple[int, str]]:
+    """The (worker, device class) of active lanes on one of which the nominee must still be measured; none: it was.
+
+    A second device is enough, of another class where there is one.
+    """
+    nominee = draft.board.nominee
+    if nominee is None or draft.policy.confirmations < 2:
+        return set()
+    seats = [lane.seat for lane in draft.board.lanes.values() if lane.active or lane is draft.lane]
+    seen = draft.board.places(nominee.commit)
+    workers, classes = {each.worker for each in seen}, {each.device_class for each in seen}
+    others = {(each.worker, each.device_class) for each in seats if each.device_class not in classes}
+    if others and len(classes) < 2:
+        return others
+    return (
+        {(each.worker, each.device_class) for each in seats if each.worker not in workers}
+        if len(workers) < 2
+        else set()
+    )
+
+
+def _held_out(draft: Draft, commit: str) -> str | None:
+    """What the holdout says of `commit`: "" confirms it, words refuse it, None is not known yet."""
+    board = draft.board
+    if not board.program.eval.holdout:
+        return ""
+    if failure := board.holdout_failures.get(commit):
+        return f"the holdout fails on it: {failure.kind}: {failure.message}"
+    new, old = board.holdouts.get(commit), board.holdouts.get((board.best and board.best.commit) or "")
+    if new is None or old is None:
+        return None
+    if board.direction.better(new.mean, old.mean):
+        return ""
+    if new.n < _HOLDOUTS:
+        return None
+    return f"the holdout does not confirm it: {new.mean:.6g}, and {old.mean:.6g} for the best before it"
