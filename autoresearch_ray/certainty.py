@@ -6,7 +6,7 @@ Pure. On devices of several classes every value is told as it would read on the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoresearch_ray.board import Board
@@ -83,6 +83,14 @@ def value(board: Board, experiment: Experiment | None) -> Value | None:
     """What is known of its metric; None where nothing is, or nothing that can be compared."""
     score = board.score(experiment.commit) if experiment else None
     return _value(board, score) if score else None
+
+
+def comparable(board: Board, experiment: Experiment) -> Experiment:
+    """The same with its mean as it would read on the first class of devices, where there are several."""
+    if len(board.classes) < 2:
+        return experiment
+    known = value(board, experiment)
+    return replace(experiment, values=(known.mean,) * known.n if known else ())
 
 
 def _value(board: Board, score: Score) -> Value:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from autoresearch_ray import board as boards
 from autoresearch_ray import brief, ledger, orders
+from autoresearch_ray.advice import AFRESH
+from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
 from autoresearch_ray.model import (
     Attempt,
@@ -179,21 +181,30 @@ class Coordinator:
         return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))
 
     def _brief(self, lane: str, order: Propose) -> Brief:
-        board = self._board
-        recent = board.experiments[-_RECENT:]
-        leaders = [(name, at) for name in board.ranking() if (at := board.at(board.lanes[name].head))]
+        board, here, rework = self._board, self._board.lanes[lane], order.rework
+
+        def read(experiment: Experiment | None) -> Experiment | None:
+            return comparable(board, experiment) if experiment else None
+
+        recent = [comparable(board, each) for each in board.experiments[-_RECENT:]]
+        parent, noise = board.at(order.parent), board.noise_of(here.seat.device_class)
         prompt = brief.compose(
             program=board.program,
             lane=lane,
             id=order.id,
-            parent=board.at(order.parent),
-            baseline=board.baseline,
-            best=board.best,
-            leaders=leaders,
+            parent=read(parent),
+            baseline=read(board.baseline),
+            best=read(board.best),
+            leaders=[(name, at) for name in board.ranking() if (at := read(board.at(board.lanes[name].head)))],
             history=recent,
-            parent_diff=self._diff(board.opened.base, order.parent),
-            discards_in_a_row=board.lanes[lane].discards_in_a_row,
-            noise=board.noise,
+            diff=self._diff(order.parent, rework.commit) if rework else self._diff(board.opened.base, order.parent),
+            inside=board.contains(order.parent) if parent else frozenset(),
+            discards_in_a_row=here.discards_in_a_row,
+            index=sorted(board.lanes).index(lane),
+            lanes=len(board.lanes),
+            restarts=here.discards_in_a_row // AFRESH,
+            noise=board.noise if noise is None else noise,
+            rework=rework,
         )
         return Brief(order.id, prompt, board.direction, tuple(_past(each) for each in recent), order.seed)
 
