@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,8 @@ try:
     said["seconds"] = time.monotonic() - begun
     said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
     said["samples"] = readings()
+    if "answer" not in watch.lost:
+        said["class"] = monitor.device_class
 except GpuError as error:
     said["error"], said["hint"] = error.message, error.hint
 finally:
@@ -165,6 +168,20 @@ def test_a_growing_evaluation_is_measured_above_the_idle_level(stage: Stage) -> 
     assert resources["energy_joules"] == pytest.approx(900.5)
     assert resources["throttle"] == []
     assert not resources["contended"]
+
+
+def test_a_class_of_devices_is_told_by_model_memory_and_driver(stage: Stage) -> None:
+    assert stage.play(described(DEVICE))["class"] == "NVIDIA H200, 80 GB, driver 580"
+    other = {**DEVICE, "name": "NVIDIA A100"}
+    assert stage.play(described(DEVICE, DEVICE), gpus=("0", "1"))["class"] == "2 x NVIDIA H200, 80 GB, driver 580"
+    mixed = stage.play(described(DEVICE, other), gpus=("1", "0"))
+    assert mixed["class"] == "NVIDIA A100, 80 GB, NVIDIA H200, 80 GB, driver 580"
+
+
+def test_what_is_not_shown_is_left_out_of_the_class(stage: Stage) -> None:
+    said = stage.play(described({**DEVICE, "used_mb": "!3", "name": "!3"}, driver="!3"))
+    assert said["class"] == "NVIDIA GPU"
+    assert stage.play(described(DEVICE), "0.used_mb !15")["class"] == "NVIDIA H200, driver 580"
 
 
 def test_memory_that_a_neighbour_frees_never_counts_below_zero(stage: Stage) -> None:
@@ -462,6 +479,13 @@ def test_an_error_of_the_evaluation_passes_through_the_watch() -> None:
         raise RuntimeError("its own")
 
 
+def test_processors_of_another_make_are_another_class() -> None:
+    named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    device_class = Cpu(()).device_class
+    assert device_class.startswith("cpu, ") and device_class == Cpu(("0",)).device_class
+    assert not named or device_class.removeprefix("cpu, ") == " ".join(named[0].partition(":")[2].split())
+
+
 def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -473,7 +497,7 @@ def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def test_nothing_is_known_without_a_monitor() -> None:
-    assert NoMonitor(()).device == "cpu"
+    assert NoMonitor(()).device == NoMonitor(()).device_class == "cpu"
     monitor = NoMonitor(("0",))
     with monitor.watch() as watch:
         watch.follow(1)
@@ -495,6 +519,7 @@ for _ in range(2):
     assert isinstance(watch.resources, Resources)
     assert watch.resources.device == monitor.device != ""
     assert watch.lost == ""
+assert monitor.device_class == monitor.device_class != ""
 foreign = {"ray", "git", "click", "rich", "optuna"} & sys.modules.keys()
 assert not foreign, foreign
 """
@@ -525,6 +550,8 @@ def test_a_real_gpu_tells_what_it_is_and_how_it_is() -> None:
     assert resources.uuid.startswith("GPU-")
     assert resources.driver
     assert Nvml((resources.uuid,)).device == monitor.device
+    assert Nvml((resources.uuid,)).device_class == monitor.device_class
+    assert re.fullmatch(re.escape(monitor.device) + r", \d+ GB, driver \d+", monitor.device_class)
     assert resources.power_watts is not None
     assert 1 < resources.power_watts < 2000
     assert resources.energy_joules is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -25,6 +27,10 @@ class Cpu:
     @property
     def device(self) -> str:
         return "cpu"
+
+    @property
+    def device_class(self) -> str:
+        return f"cpu, {_processor()}"
 
     def watch(self) -> _Watch:
         return _Watch()
@@ -66,6 +72,16 @@ class _Watch:
         self._alive = {each for each, size in sizes.items() if size}
         if self._alive:
             self._memory.add(sum(sizes.values()))
+
+
+def _processor() -> str:
+    """The processor's name as the kernel tells it, or its architecture where, as on ARM, it tells none."""
+    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.machine()
 
 
 def _resident_mb(process: psutil.Process) -> float:

@@ -15,6 +15,10 @@ class NoMonitor:
     def device(self) -> str:
         return self._device
 
+    @property
+    def device_class(self) -> str:
+        return self._device
+
     def watch(self) -> _Watch:
         return _Watch(Resources(device=self._device))
 

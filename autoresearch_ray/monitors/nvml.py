@@ -5,7 +5,9 @@ Every field degrades by itself: what a device, a driver or a permission does not
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -87,6 +89,15 @@ class Nvml:
     @property
     def device(self) -> str:
         return self._known.device
+
+    @property
+    def device_class(self) -> str:
+        """Such as "NVIDIA H200, 141 GB, driver 550" or "2 x NVIDIA H200, ..."; what is not shown is left out."""
+        kinds = Counter(_kind(each) for each in self._devices)
+        parts = [each if count == 1 else f"{count} x {each}" for each, count in kinds.items()]
+        if self._known.driver:
+            parts.append(f"driver {self._known.driver.partition('.')[0]}")
+        return ", ".join(parts)
 
     def watch(self) -> _Watch:
         return _Watch(self._devices, self._known)
@@ -247,6 +258,16 @@ def _find(gpu: str) -> _Device:
         raise GpuError(
             f"GPU {gpu} cannot be read: {error} (here: {here})", "see `nvidia-smi -L`; a UUID is given in full"
         ) from error
+
+
+def _kind(device: _Device) -> str:
+    """The model and its memory in whole GB (2**30), as it is sold: 140.4 are 141."""
+    try:
+        memory = _ask(("nvmlDeviceGetMemoryInfo",), device.handle)
+    except pynvml.NVMLError:  # a GPU that is lost: the first watch says so
+        memory = None
+    name = device.name or "NVIDIA GPU"
+    return name if memory is None else f"{name}, {math.ceil(memory.total / _MB / 1024)} GB"
 
 
 def _gone(error: pynvml.NVMLError) -> bool:
