@@ -312,7 +312,8 @@ class Board:
                 self._compare(attempt, lane.seat.device_class, measurement.value)
 
     def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
-        measurement, values = attempt.measurement, ()
+        measurement = attempt.measurement
+        values: tuple[float, ...] = ()
         doubts: tuple[str, ...] = ()
         if measurement.value is not None:
             value = objective(self.program.eval, measurement)
@@ -408,9 +409,12 @@ class Board:
     def _joined(self, experiment: Experiment, status: Status) -> None:
         """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
         if status is Status.KEEP:
+            self.pool.promote(experiment.picked)
+            self.pool.drop(experiment.left_out)
+        elif experiment.failure is not None and not experiment.picked:
             self.pool.drop(experiment.left_out)
         elif status is not Status.LOST:
-            self.pool.halve(experiment.picked or experiment.left_out[:1])
+            self.pool.halve((*experiment.picked, *experiment.left_out))
 
     def _published(self, event: Published) -> None:
         self.published.append(event)

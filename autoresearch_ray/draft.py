@@ -1,11 +1,11 @@
-"""A hand-in being decided: the events so far, tried out on a fork of the board, so that each rule sees the last one's."""
+"""A hand-in being decided: the events so far, tried out on a fork of the board, so that each rule sees the last."""
 
 from __future__ import annotations
 
 import hashlib
 
 from autoresearch_ray.board import Board, Lane
-from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Rework, Stop
+from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Rework, Rule, Stop
 from autoresearch_ray.ports import Policy
 
 
@@ -65,7 +65,8 @@ class Draft:
         any policy here.
         """
         score = self.board.evidence.on(commit, self.device_class)
-        if score is None or not self.sigma:
+        alone = self.board.program.eval.rule is Rule.CONSTRAINED  # else a worse metric may be made up for by another
+        if score is None or not self.sigma or not alone:
             return None
         return score.mean + 3 * self.sigma * self.board.direction.gain(0.0, 1.0)
 

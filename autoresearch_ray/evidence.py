@@ -1,8 +1,8 @@
 """What was measured of one number: means per commit and class of devices, and what follows for a comparison.
 
-Values of unlike devices are never compared as they are. A gain over a parent comes from devices of one class at a time;
-what several classes say is weighted by how sure each is. For ranking alone, a value counts as it would read on the first
-class: classes differ by a constant, which is taken from the base on each.
+Values of unlike devices are never compared as they are. A gain over a parent comes from devices of one class at a
+time; what several classes say is weighted by how sure each is. For ranking alone, a value counts as it would read on the
+first class: classes differ by a constant, which is taken from the base on each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Evidence:
         return self._scores.get((commit, device_class))
 
     def score(self, commit: str) -> Score | None:
-        """The mean on all classes, as it would read on the first. A class that has not measured the base is left out."""
+        """The mean on all classes, as it would read on the first. A class that lacks the base is left out."""
         n, total = 0, 0.0
         for place, each in enumerate(self._noises):
             score = self._scores.get((commit, each))

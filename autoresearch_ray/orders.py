@@ -36,7 +36,9 @@ from autoresearch_ray.noise import expected_excess
 from autoresearch_ray.pool import Change
 from autoresearch_ray.ports import Policy
 from autoresearch_ray.verdicts import (
+    GROUP,
     PATIENCE,
+    being_tried,
     gathering,
     judge,
     nominate,
@@ -47,7 +49,7 @@ from autoresearch_ray.verdicts import (
 
 _MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
 _REWORKS = 2  # of one idea that breaks the guard
-_GROUP = 32  # changes brought together at once
+_CLEAR = 2.0  # the same of near misses to be tried together
 _NEAR = 16  # near misses
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
@@ -325,7 +327,7 @@ def _gather(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not _may_gather(draft) or not best or not best.commit:
         return None
-    group = board.pool.next_kept(_GROUP)
+    group = board.pool.next_kept(GROUP)
     if not group or (not board.closed and sum(each.likely for each in group) < _ENOUGH * draft.sigma):
         return None
     inside = board.contains(best.commit)
@@ -344,11 +346,13 @@ def _gather(draft: Draft) -> Order | None:
 def _combine(draft: Draft) -> Order | None:
     """Near misses in company: each is more likely good than bad, and a group of them can be told from the noise."""
     board, best = draft.board, draft.board.best
-    if not draft.policy.combines or not _may_gather(draft) or board.closed or not best or not best.commit:
+    if not draft.policy.combines or not best or not best.commit:
         return None
-    group = board.pool.next_missed(_NEAR)
-    value = expected_excess(sum(each.likely for each in group), math.hypot(*(each.spread for each in group)))
-    if len(group) < 2 or value < 2 * board.effects.worth(draft.sigma):
+    group = board.pool.next_missed(_NEAR, being_tried(draft))
+    likely = sum(each.likely for each in group)
+    value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
+    few = likely < _CLEAR * draft.sigma and len(group) < _NEAR and not board.closed
+    if len(group) < 2 or few or value < 2 * board.effects.worth(draft.sigma):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
 
@@ -456,13 +460,13 @@ _RULES: tuple[_Rule, ...] = (
     _confirm_the_nominee,
     _hold_out,
     _gather,
+    _combine,
     _claim,
     _stand_by,
     _closed,
     _others_do_the_rest,
     _mend,
     _agent_is_failing,
-    _combine,
     _fell_behind,
     _stands_on_the_best,
     _parent_is_vague,

@@ -57,16 +57,22 @@ class Pool:
             if each in self._kept or each in self._missed:
                 self._limits[each] = len(tried) // 2
 
-    @property
-    def kept(self) -> list[Change]:
-        return list(self._kept.values())
+    def promote(self, commits: Iterable[str]) -> None:
+        """Near misses of a group that was kept are kept themselves."""
+        for each in commits:
+            if each in self._missed:
+                self._kept[each] = self._missed.pop(each)
+
+    def is_kept(self, commit: str) -> bool:
+        return commit in self._kept
 
     def next_kept(self, most: int) -> list[Change]:
         """The kept changes to be tried next, in the order in which they are to be picked."""
         return self._group(self._kept.values(), most)
 
-    def next_missed(self, most: int) -> list[Change]:
-        return self._group(self._missed.values(), most)
+    def next_missed(self, most: int, busy: Collection[str]) -> list[Change]:
+        """The near misses to be tried next, without those that are being tried."""
+        return self._group([each for each in self._missed.values() if each.commit not in busy], most)
 
     def _group(self, changes: Iterable[Change], most: int) -> list[Change]:
         """The largest group that its members' limits allow, of those expected to bring most.

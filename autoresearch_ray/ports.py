@@ -19,7 +19,6 @@ from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import (
     Attempt,
     Brief,
-    Direction,
     Options,
     Order,
     Program,

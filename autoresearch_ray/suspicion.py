@@ -1,4 +1,4 @@
-"""Why a measurement may not be what it seems. Words for people: a doubtful value is measured again, and stays marked."""
+"""Why a measurement may not be what it seems, in words: a doubtful value is measured again, and stays marked."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ _NEVER_COUNTED = frozenset(
         FailureKind.GUARD,
     }
 )
+GROUP = 64  # changes brought together at once
 _DOUBTED = 3  # measurements of a suspicious value before it is judged
 _INTERPLAY = 0.25  # share of what changes bring alone by which a group of them may miss it
 _HOLDOUTS = 3  # measurements of a holdout before it refuses a commit
@@ -53,9 +54,12 @@ def judge(draft: Draft) -> None:
     verdict = _verdict(draft, candidate)
     if verdict is None:
         return
+    gathered = any(draft.board.pool.is_kept(each) for each in candidate.picked)
     draft.note(verdict)
     own = draft.lane.own
     if verdict.status is Status.KEEP and candidate.commit:
+        if gathered:
+            nominate(draft, candidate)
         own = candidate.line if candidate.kind == "replay" else (*own, *candidate.line)
         draft.note(Moved(draft.now, draft.name, candidate.commit, own, f"kept {candidate.id}"))
     elif candidate.kind == "replay" and verdict.status is not Status.LOST:
@@ -67,8 +71,15 @@ def judge(draft: Draft) -> None:
 def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
     board, failure = draft.board, candidate.failure
 
-    def judged(status: Status, reason: str, *figures: float | None) -> Judged:
-        return Judged(draft.now, candidate.id, draft.name, status, reason, *figures)
+    def judged(
+        status: Status,
+        reason: str,
+        gain: float | None = None,
+        error: float | None = None,
+        likely: float | None = None,
+        spread: float | None = None,
+    ) -> Judged:
+        return Judged(draft.now, candidate.id, draft.name, status, reason, gain, error, likely, spread)
 
     if failure is not None:
         lost, uncounted = failure.kind in _NOT_THE_IDEA, failure.kind in _NEVER_COUNTED
@@ -114,14 +125,13 @@ def _judgement(draft: Draft, candidate: Experiment, gain: float, error: float) -
             )
             found[each.name] = (draft.policy.judge(scaled), *comparison)
     worse = next((name for name, (_, much, unsure) in found.items() if much < -2 * unsure), None)
+    likely, spread = judgement.likely, judgement.spread
     if worse is not None:
-        return Judgement("discard", f"{worse} gets worse by {-found[worse][1]:.3g}", judgement.likely, judgement.spread)
-    for name, (each, _, _) in found.items():
-        if each.call == "keep":
-            return Judgement(
-                "keep", f"{name} is better, nothing worse: {each.reason}", judgement.likely, judgement.spread
-            )
-    return next((each for each, _, _ in found.values() if each.call == "again"), judgement)
+        return Judgement("discard", f"{worse} gets worse by {-found[worse][1]:.3g}", likely, spread)
+    for name, (said, _, _) in found.items():
+        if said.call == "keep":
+            return Judgement("keep", f"{name} is better, nothing is worse: {said.reason}", likely, spread)
+    return next((said for said, _, _ in found.values() if said.call == "again"), judgement)
 
 
 def _neutral(evidence: Evidence, device_class: str) -> tuple[float, float]:
@@ -212,7 +222,7 @@ def nominate(draft: Draft, experiment: Experiment) -> None:
 
 
 def _nominate(draft: Draft) -> None:
-    """The lane's head, if it would be the best. Where changes are gathered, that is for `orders` to say of single ones."""
+    """The lane's head, if it would be the best. Where changes are gathered, it must have them all: see `orders`."""
     board, head = draft.board, draft.lane.head
     experiment, best = board.at(head), board.best
     if board.nominee or not best or not best.commit or not experiment or head == best.commit or head in board.refused:
@@ -222,21 +232,32 @@ def _nominate(draft: Draft) -> None:
         return
     if board.contains(head) <= board.contains(best.commit):
         return
-    if draft.policy.gathers and experiment.kind != "replay":
+    if draft.policy.gathers and not (experiment.kind == "replay" and _complete(draft, head)):
         return
     nominate(draft, experiment)
 
 
+def _complete(draft: Draft, commit: str) -> bool:
+    """Whether nothing that was tried with it is left to be brought together, and nothing is being brought together."""
+    group = draft.board.pool.next_kept(GROUP)
+    inside = draft.board.contains(commit)
+    return not gathering(draft) and all(each.commit in inside for each in group)
+
+
 def gathering(draft: Draft) -> bool:
-    """Whether another lane is bringing changes together."""
-    return any(
-        lane.active
-        and (
-            isinstance(lane.order, Replay)
-            or (lane.pending is not None and draft.board.experiments[lane.pending].kind == "replay")
-        )
-        for lane in draft.others
-    )
+    """Whether another lane is bringing kept changes together."""
+    return any(draft.board.pool.is_kept(each) for each in being_tried(draft))
+
+
+def being_tried(draft: Draft) -> set[str]:
+    """The changes that other lanes are trying in company."""
+    tried: set[str] = set()
+    for lane in draft.others:
+        if lane.active and isinstance(lane.order, Replay):
+            tried.update(lane.order.commits)
+        elif lane.active and lane.pending is not None:
+            tried.update(draft.board.experiments[lane.pending].picked)
+    return tried
 
 
 def standing_of_nominee(draft: Draft) -> Judgement | None:

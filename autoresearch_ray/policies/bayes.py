@@ -14,16 +14,16 @@ class Bayes:
 
     A change is expected to bring what changes have brought so far in this run; its measurements move that by as much as
     the noise allows (normal prior, normal noise). It is measured again as long as one more measurement can be expected
-    to change the decision by more than the same GPU time brings if it is spent on a new change (the knowledge gradient
-    of Frazier, Powell and Dayanik, 2008, against the run's own rate). Then it is kept if it is better with a probability of
-    `sure`. Bars, priors and the number of measurements were tuned on `python -m benchmarks.landscape`.
+    to better the decision by more than the same GPU time brings if it is spent on a new change (the knowledge gradient
+    of Frazier, Powell and Dayanik, 2008, against the run's own rate). Then it is kept if it is better with a probability
+    of `sure`. Bars, priors and the number of measurements were tuned on `python -m benchmarks.landscape`.
     """
 
     confirmations = 2
     gathers = True
     combines = True
     claims = 24  # a mean of 24 is off by 0.16 sigma on average
-    sure = 0.95  # that a kept change is better than its parent
+    sure = 0.97  # that a kept change is better than its parent
     surer = 0.98  # that a published best is better than the one before
     most = 16  # measurements of one candidate, whatever it may be worth
 
@@ -32,9 +32,8 @@ class Bayes:
             return self._exact(case)
         mean, spread = posterior(case)
         sure = cumulative(mean / spread)
-        words = (
-            f"gain {case.gain:+.3g} ± {case.error:.2g}, n = {case.n}; {mean:+.3g} is to be expected, and {sure:.0%} sure"
-        )
+        found = f"gain {case.gain:+.3g} ± {case.error:.2g}, n = {case.n}"
+        words = f"{found}; {mean:+.3g} is to be expected, and that it is better is {sure:.1%} sure"
         if case.n < self.most and self._value_of_another(case, mean, spread) > case.worth:
             return Judgement("again", f"too close to call: {words}", mean, spread)
         if sure >= self.sure:
