@@ -63,8 +63,9 @@ def plus_minus(value: float, error: float | None, sign: str = "") -> str:
     if not error:
         plain = sign * (value > 0) + number(value)
         return plain if error is None else f"{plain} ± 0"
-    last, first = _power(error) - 1, _power(max(abs(value), error))
-    if first - last > 14:  # more digits than a float has
+    finite = math.isfinite(value) and math.isfinite(error)
+    last, first = (_power(error) - 1, _power(max(abs(value), error))) if finite else (0, 0)
+    if not finite or first - last > 14:  # more digits than a float has
         return f"{sign * (value > 0)}{number(value)} ± {error:.1e}"
     if not -5 < first < 15:
         return f"{value:{sign}.{first - last}e} ± {error:.1e}"

@@ -84,9 +84,9 @@ def _experiments(axes: Any, board: Board, place: Callable[[Experiment | None], t
     joins: list[tuple[float, float]] = []
     for each in replays:
         for commit in each.picked:
-            ends = place(board.at(commit)), place(each)
-            if ends[0] and ends[1]:
-                joins += (*ends, (math.nan, math.nan))  # type: ignore[arg-type]
+            begin, end = place(board.at(commit)), place(each)
+            if begin and end:
+                joins += (begin, end, (math.nan, math.nan))
     if joins:
         axes.plot(*zip(*joins, strict=True), color="tab:blue", alpha=0.35, linewidth=0.8, zorder=1)
     kinds: dict[str, Iterable[Experiment]] = {
