@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.bare import Bare, Entry
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.model import Failure, FailureKind, Scope
+from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
 from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
 
 COMMIT_MB = 32  # that one commit may add: bundles travel inside calls
@@ -32,11 +33,18 @@ _RAW = "* -text -ident -filter -eol -working-tree-encoding\n"  # files are the v
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A commit to be measured. `line`: from the parent to it, oldest first. `lines`: added minus removed."""
+    """A commit to be measured. `line`: from the parent to it, oldest first. `lines`: added minus removed.
+
+    `tree` names its files: two commits with the same files have the same. Of a replay, `picked` are the commits that
+    `line` was made from, one for one, and `left_out` those that conflict or change nothing there.
+    """
 
     commit: str
-    line: tuple[str, ...]
-    lines: int
+    line: tuple[str, ...] = ()
+    lines: int = 0
+    tree: str = ""
+    picked: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class Store(Bare):
@@ -110,8 +118,8 @@ class Store(Bare):
         """Commit what differs between `tree` and `parent`, if all of it is in `scope`, which counts from `prefix`.
 
         `attempt` stands in the message, so that two lanes with the same idea in the same second make two commits. A
-        `Failure` says what is out of scope, or that nothing was changed. Ignored are litter and what the .gitignore
-        files of `parent` name, whatever the agent made of those.
+        `Failure` says what is out of scope, or that nothing was changed, or nothing that can have an effect. Ignored
+        are litter and what the .gitignore files of `parent` name, whatever the agent made of those.
         """
         tracked = self.entries(parent)
         try:
@@ -129,23 +137,29 @@ class Store(Bare):
             largest = _shown(max(sizes, key=lambda path: sizes[path]))
             return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {largest}")
         contents = {path: trees.read(tree, path) for path in sizes}
+        if all(self._idle(each, tracked.get(each.path), contents.get(each.path)) for each in changed):
+            named = _names([posixpath.relpath(each, prefix or ".") for each in sizes])
+            return Failure(FailureKind.NO_EFFECT, f"only a seed, a comment or white space differs: {named}")
         ref = f"refs/candidates/{next(self._numbers)}"
         script = _script(ref, parent, _message(idea, attempt), changed, contents)
         commit = self.git("fast-import", "--quiet", "--force", "--done", stdin=script)
         return self._candidate(parent, [commit.decode().strip()])
 
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
-        """Pick `commits`, in order, onto `onto`. Picks that change nothing there, or that conflict, are left out.
+        """Pick `commits`, each once and in order, onto `onto`: what each changes on its own parent, wherever that is.
 
-        A `Failure` names the files in conflict, or says that all of it is there already, where nothing is left.
+        Picks that change nothing there, or that conflict, are left out. A `Failure` names the files in conflict, or
+        says that all of it is there already, where nothing is left.
         """
         if not commits:
             return Failure(FailureKind.NO_CHANGE, "there is nothing to replay")
+        commits = list(dict.fromkeys(commits))
         with self._scratch() as scratch:
             tree = scratch / "tree"
             self.stand(tree, onto)
             here = {**_inside(tree), "GIT_OBJECT_DIRECTORY": str(self.folder / "objects")}
             step: Sequence[str] = ("cherry-pick", *commits)
+            left_out: list[str] = []
             conflicts: list[str] = []
             for _ in range(len(commits) + 1):
                 done = bare.run(*step, folder=tree, more=here)
@@ -153,9 +167,10 @@ class Store(Bare):
                     break
                 files = bare.git("diff", "--name-only", "--diff-filter=U", "-z", folder=tree, more=here)
                 conflicts += _paths(files)
-                empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
+                empty = not files and bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
                 if done.code != 1 or not (files or empty):
                     raise RepoError(f"git cherry-pick failed: {done.err.strip()}", bare.BY_ITSELF)
+                left_out.append((tree / ".git" / "CHERRY_PICK_HEAD").read_text().strip())
                 step = ("cherry-pick", "--skip")
             head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
         line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
@@ -163,7 +178,12 @@ class Store(Bare):
             return Failure(FailureKind.CONFLICT, f"in conflict: {_names(list(dict.fromkeys(conflicts)))}")
         if not line:
             return Failure(FailureKind.NO_CHANGE, "all of it is there already")
-        return self._candidate(onto, line)
+        picked = tuple(each for each in commits if each not in left_out)
+        return replace(self._candidate(onto, line), picked=picked, left_out=tuple(left_out))
+
+    def tree(self, commit: str) -> str:
+        """The name of the files of `commit`."""
+        return self.git("rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()
 
     def inside(self, base: str, commit: str, scope: Scope, prefix: str) -> Failure | None:
         """None if all that differs between two commits is in `scope` and plain files; if not, what is not."""
@@ -183,7 +203,15 @@ class Store(Bare):
             added, removed, _ = count.split(b"\t", 2)
             if added != b"-":  # a binary file has no lines
                 lines += int(added) - int(removed)
-        return Candidate(commit, tuple(line), lines)
+        return Candidate(commit, tuple(line), lines, self.tree(commit))
+
+    def _idle(self, change: Change, before: Entry | None, after: bytes | None) -> bool:
+        """Whether a change that may be made has no effect."""
+        if before is None:
+            return no_effect(change.path, None, after)
+        if change.mode != before.mode or (before.size or 0) > LARGEST_BYTES:
+            return False
+        return no_effect(change.path, self.git("cat-file", "blob", before.oid), after)
 
     def _ignored(self, paths: Sequence[str], tracked: Mapping[str, Entry]) -> set[str]:
         """Those of `paths` that the tracked .gitignore files exclude."""

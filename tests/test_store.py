@@ -334,6 +334,77 @@ def test_several_lanes_share_one_store(world: World) -> None:
     assert [world.contents(head)["train.py"] for head in heads] == [b"%d 3\n" % n for n in range(6)]
 
 
+# --- What has no effect ----------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_names_its_files(world: World) -> None:
+    (world.tree / "src" / "model.py").write_text("m = 2\n")
+    one = made(world.store.commit(world.tree, world.base, "one way", SCOPE, ""))
+    two = made(world.store.commit(world.tree, world.base, "another way", SCOPE, ""))
+    assert one.commit != two.commit and one.tree == two.tree == world.store.tree(two.commit)
+    (world.tree / "src" / "model.py").write_text("m = 3\n")
+    assert made(world.commit()).tree != one.tree != world.store.tree(world.base)
+
+
+def seed_and_comment(tree: Path) -> None:
+    (tree / "src" / "model.py").write_text("# what m is\nm   =  1\n")
+    (tree / "src" / "new.py").write_text("# nothing yet\n")
+    (tree / "src" / "config.yaml").write_text("seed: 2\n")
+
+
+def comment_and_more(tree: Path) -> None:
+    (tree / "src" / "a.py").write_text("# nothing yet\n")
+    (tree / "src" / "model.py").write_text("m = 2\n")
+
+
+def new_mode(tree: Path) -> None:
+    (tree / "src" / "model.py").write_text("m = 1  # now to be run\n")
+    (tree / "src" / "model.py").chmod(0o755)
+
+
+def comment_and_deleted(tree: Path) -> None:
+    (tree / "src" / "model.py").write_text("m = 1  # one\n")
+    (tree / "src" / "config.yaml").unlink()
+
+
+@pytest.mark.parametrize("change", [comment_and_more, new_mode, comment_and_deleted], ids=lambda each: each.__name__)
+def test_one_change_that_counts_is_enough(world: World, change: Callable[[Path], None]) -> None:
+    base = with_config(world)
+    change(world.tree)
+    assert made(world.commit(parent=base)).line
+
+
+def test_a_change_without_an_effect_is_refused_and_named(world: World) -> None:
+    base = with_config(world)
+    seed_and_comment(world.tree)
+    message = refused(world.commit(parent=base), FailureKind.NO_EFFECT)
+    assert message == "only a seed, a comment or white space differs: src/config.yaml, src/model.py, src/new.py"
+    assert refused(world.commit(parent=base, prefix="src", scope=Scope((".",))), FailureKind.NO_EFFECT).endswith(
+        ": config.yaml, model.py, new.py"
+    )
+
+
+def with_config(world: World) -> str:
+    """A commit with one more file; the agent stands on it."""
+    (world.tree / "src" / "config.yaml").write_text("seed: 1\n")
+    base = made(world.commit()).commit
+    world.store.stand(world.tree, base)
+    return base
+
+
+def test_what_stands_on_another_candidate_is_compared_with_the_parent(world: World) -> None:
+    broken = edit(world, world.base, "line 5\n", "broken\n")
+    world.store.stand(world.tree, broken.commit)
+    assert made(world.commit()).tree == broken.tree
+    path = world.tree / "train.py"
+    path.write_text(path.read_text().replace("broken", "mended"))
+    mended = made(world.commit())
+    assert world.store.git("rev-parse", f"{mended.commit}^").decode().strip() == world.base
+    assert b"mended" in world.contents(mended.commit)["train.py"]
+    path.write_text(path.read_text().replace("mended", "line 5"))
+    refused(world.commit(), FailureKind.NO_CHANGE)
+
+
 # --- What is out of scope --------------------------------------------------------------------------------------------
 
 
@@ -735,6 +806,8 @@ def test_replay_puts_one_lanes_commits_on_top_of_anothers(world: World) -> None:
     both = made(world.store.replay([one.commit, two.commit], leader.commit))
     assert len(both.line) == 2
     assert both.line[-1] == both.commit
+    assert both.picked == (one.commit, two.commit) and both.left_out == ()
+    assert both.tree == world.store.tree(both.commit)
     assert both.lines == 1
     text = world.contents(both.commit)["train.py"].decode()
     assert "leader\n" in text
@@ -757,9 +830,35 @@ def test_replay_leaves_out_what_the_leader_has(world: World) -> None:
     leader = edit(world, world.base, "line 5\n", "five\n")
     both = made(world.store.replay([mine.commit, more.commit], leader.commit))
     assert len(both.line) == 1
+    assert both.picked == (more.commit,) and both.left_out == (mine.commit,)
     assert refused(world.store.replay([mine.commit], leader.commit), FailureKind.NO_CHANGE)
     assert refused(world.store.replay([mine.commit, mine.commit], leader.commit), FailureKind.NO_CHANGE)
     assert refused(world.store.replay([], leader.commit), FailureKind.NO_CHANGE)
+
+
+def test_a_group_from_many_lanes_and_parents_comes_together_without_what_conflicts(world: World) -> None:
+    """Each is picked for what it changes on its own parent, whether that is there or not."""
+    leader = edit(world, world.base, "line 29\n", "leader\n")
+    (world.tree / "src" / "model.py").write_text("m = 2\n")
+    leader = made(world.commit(parent=leader.commit))
+    first = edit(world, world.base, "line 0\n", "zero\n")
+    here = edit(world, first.commit, "line 3\n", "three\n")
+    again = edit(world, world.base, "line 29\n", "leader\n")  # is there already
+    there = edit(world, world.base, "line 6\nline 7\n", "six\n")
+    against = edit(world, world.base, "line 29\n", "not the leader\n")
+    late = edit(world, there.commit, "line 20\n", "twenty\n")
+    order = [here, against, there, again, late]
+    group = made(world.store.replay([each.commit for each in order], leader.commit))
+    assert group.picked == (here.commit, there.commit, late.commit)
+    assert group.left_out == (against.commit, again.commit)
+    assert len(group.line) == 3 and group.line[-1] == group.commit
+    contents = world.contents(group.commit)
+    text = contents["train.py"].decode()
+    assert all(each in text for each in ("line 0\n", "three\n", "six\n", "twenty\n", "leader\n"))
+    assert contents["src/model.py"] == b"m = 2\n"
+    for step, source in zip(group.line, group.picked, strict=True):
+        subject = ("log", "-1", "--format=%s")
+        assert world.store.git(*subject, step) == world.store.git(*subject, source)
 
 
 def test_replay_of_an_unknown_commit_is_an_error(world: World) -> None:
