@@ -27,7 +27,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import Reply, Signals, Welcome
+from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
 from autoresearch_ray.worker import Worker, scratch
 
 _LOOK = "look into /tmp/ray/session_latest/logs; the same command takes the run up again"
@@ -46,6 +46,9 @@ class _CoordinatorActor:
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         return self._coordinator.sit(seat)
+
+    def claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        return self._coordinator.claim(lane, id, tree)
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         return self._coordinator.submit(attempt, bundle, logs)
@@ -95,6 +98,10 @@ class _Desk:
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         sat: tuple[int, Reply] = ray.get(self._coordinator.sit.remote(seat))
         return sat
+
+    def claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        taken: Taken | None = ray.get(self._coordinator.claim.remote(lane, id, tree))
+        return taken
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         reply: Reply = ray.get(self._coordinator.submit.remote(attempt, bundle, logs))

@@ -26,6 +26,7 @@ from autoresearch_ray.model import (
     Event,
     Experiment,
     FailureKind,
+    Holdout,
     Moved,
     Order,
     Past,
@@ -34,8 +35,11 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Seat,
+    Status,
+    Stop,
+    Vacated,
 )
-from autoresearch_ray.ports import Policy, Reply, Welcome, named
+from autoresearch_ray.ports import Policy, Reply, Taken, Welcome, named
 from autoresearch_ray.repo import Hub
 
 _RECENT = 300  # experiments that a brief may draw on: it stays as long after ten thousand
@@ -60,6 +64,8 @@ class Coordinator:
         self._failed: LedgerError | None = None
         self._history = b""  # the base and all before it, packed once for all workers
         self._known: dict[str, deque[str]] = {}
+        self._claims: dict[str, str] = {}  # the files that each lane is measuring
+        self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
         for name, lane in self._board.lanes.items():
             self._hub.branch(self._branch(name), lane.head)
@@ -78,10 +84,21 @@ class Coordinator:
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         with self._lock:
+            self._claims.pop(seat.lane, None)
             self._known[seat.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
             events, order = orders.sit(self._board, seat, self._clock(), self._policy)
             self._record(events)
             return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
+
+    def claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        with self._lock:
+            order = self._board.lanes[lane].order
+            if order is None or isinstance(order, Stop) or order.id != id:
+                return None  # from an earlier sitting: what comes of it does not count
+            taken = self._taken(lane, tree)
+            if taken is None:
+                self._claims[lane] = tree
+            return taken
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         with self._lock:
@@ -92,6 +109,7 @@ class Coordinator:
         with self._lock:
             events, order = orders.decide(self._board, attempt, self._clock(), self._policy)
             if events:
+                self._claims.pop(attempt.lane, None)
                 self._learn(attempt)
             self._record(events)
             return self._reply(attempt.lane, order)
@@ -111,7 +129,11 @@ class Coordinator:
     def vacate(self, worker: int, reason: str) -> None:
         """The worker is given up: its lanes hold nothing up any more."""
         with self._lock:
-            self._record(orders.vacate(self._board, worker, reason, self._clock()))
+            events = orders.vacate(self._board, worker, reason, self._clock())
+            self._record(events)
+            for event in events:
+                if isinstance(event, Vacated):
+                    self._claims.pop(event.lane, None)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -140,10 +162,17 @@ class Coordinator:
         if failure is not None and failure.kind is FailureKind.MACHINE:
             self._known[attempt.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
         else:
-            self._known[attempt.lane].extend((attempt.parent, *attempt.line))
+            self._known[attempt.lane].extend((*_needed(self._board.lanes[attempt.lane].order), *attempt.line))
 
     def _branch(self, lane: str) -> str:
         return f"autoresearch/{self._board.opened.tag}-{lane}"
+
+    def _taken(self, lane: str, tree: str) -> Taken | None:
+        known = self._board.experiments[0] if tree == self._base_tree else self._board.tree(tree)
+        if known and known.status is not Status.LOST:
+            return Taken(known.number, _outcome(known))
+        other = next((name for name, held in self._claims.items() if held == tree and name != lane), None)
+        return Taken(None, f"this is being measured right now on {other}") if other else None
 
     def _keep_commit(self, attempt: Attempt, bundle: bytes) -> None:
         if bundle and attempt.commit:
@@ -163,20 +192,14 @@ class Coordinator:
             raise LedgerError(f"cannot write {folder}: {error.strerror}", _ROOM) from error
 
     def _reply(self, lane: str, order: Order) -> Reply:
-        needed: tuple[str, ...] = ()
-        match order:
-            case Propose(parent=parent):
-                needed = (parent,)
-            case Remeasure(commit=commit):
-                needed = (commit,)
-            case Replay(parent=parent, commits=commits):
-                needed = (parent, commits[-1])
         known = list(self._known.get(lane, ()))
+        missing = [each for each in dict.fromkeys(_needed(order)) if each not in known]
+        if len(missing) > 1:  # those that come along with others need no bundle of their own
+            missing = self._hub.git("merge-base", "--independent", *missing).decode().split()
         bundles = []
-        for commit in needed:
-            if commit not in known:
-                bundles.append(self._hub.pack(commit, known))
-                known.append(commit)
+        for commit in missing:
+            bundles.append(self._hub.pack(commit, known))
+            known.append(commit)
         told = self._brief(lane, order) if isinstance(order, Propose) else None
         return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))
 
@@ -207,6 +230,30 @@ class Coordinator:
             rework=rework,
         )
         return Brief(order.id, prompt, board.direction, tuple(_past(each) for each in recent), order.seed)
+
+
+def _needed(order: Order | None) -> tuple[str, ...]:
+    """The commits that a lane works with to carry out `order`."""
+    match order:
+        case Propose(parent=parent, rework=rework):
+            return (parent, rework.commit) if rework else (parent,)
+        case Remeasure(commit=commit) | Holdout(commit=commit):
+            return (commit,)
+        case Replay(parent=parent, commits=commits):
+            return (parent, *commits)
+    return ()
+
+
+def _outcome(experiment: Experiment) -> str:
+    """What came of an experiment, for one who is about to try the same."""
+    status, reason = experiment.status, experiment.reason
+    parts = [
+        "no verdict yet" if status is Status.PENDING else str(status),
+        "" if experiment.value is None else f"{experiment.value:.6g}",
+        reason.removeprefix(f"{status}: "),
+    ]
+    words = "is the baseline itself" if experiment.number == 0 else "tried exactly this"
+    return brief.one_line(f"#{experiment.number} {words}: {', '.join(filter(None, parts))}", 300)
 
 
 def _past(experiment: Experiment) -> Past:

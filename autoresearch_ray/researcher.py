@@ -5,7 +5,6 @@ This page is the whole idea. Everything it needs is handed to it; nothing here k
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,26 +13,29 @@ from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
-from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import (
     Attempt,
     Failure,
     FailureKind,
+    Holdout,
     Measurement,
     Proposal,
     Propose,
     Remeasure,
     Replay,
-    Scalar,
     Stop,
 )
-from autoresearch_ray.ports import Agent, Reply, Signals, Welcome
+from autoresearch_ray.ports import Agent, Reply, Signals, Taken, Welcome
+from autoresearch_ray.proposals import sane, together, told
 from autoresearch_ray.store import Candidate, Store
 
-Work = Propose | Remeasure | Replay
+Work = Propose | Remeasure | Replay | Holdout
 
+_PROPOSALS = 3  # for one order, while they bring nothing new
+_NOTHING_NEW = frozenset({FailureKind.NO_EFFECT, FailureKind.DUPLICATE})
+_LOGS = ("", "agent.", "holdout.")  # the experiment's own, its agent's, and one that is no experiment's
 _LOG_BYTES = 1 << 20  # of a log that travel with a hand-in; its end is what people read
 
 
@@ -45,6 +47,7 @@ class Researcher:
     sitting: int
     welcome: Welcome
     submit: Callable[[Attempt, bytes, Mapping[str, bytes]], Reply]  # the desk's
+    claim: Callable[[str, str, str], Taken | None]  # the desk's
     store: Store
     agent: Agent
     evaluator: Evaluator
@@ -61,39 +64,55 @@ class Researcher:
             reply = self.submit(attempt, bundle, self._logs(attempt))
 
     def attempt(self, order: Work, reply: Reply) -> Attempt | None:
-        """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between."""
-        attempt, made = self._made(order, reply)
-        if self.signals.drain.is_set():
-            return None
+        """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between.
+
+        An agent whose edit is nothing new is told so, and proposes again: twice at most.
+        """
+        parent = order.parent if isinstance(order, Propose | Replay) else order.commit
+        attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
+        for _ in range(_PROPOSALS):
+            attempt, made = self._made(attempt, order, reply)
+            if self.signals.drain.is_set():
+                return None
+            if reply.brief is None or isinstance(made, Candidate) or made.kind not in _NOTHING_NEW:
+                break
+            reply = replace(reply, bundles=(), brief=told(reply.brief, made))
         if isinstance(made, Failure):
             return replace(attempt, measurement=Measurement(None, made))
-        attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines)
+        attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines, tree=made.tree)
         measurement = self._measured(order, made.commit)
         return replace(attempt, measurement=measurement) if measurement else None
 
-    def _made(self, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
+    def _made(self, attempt: Attempt, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
         """The candidate, or why there is none. A fault of this machine is its own failure, not the idea's."""
-        parent = order.commit if isinstance(order, Remeasure) else order.parent
-        attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
         try:
             for bundle in reply.bundles:
                 self.store.unpack(bundle)
             match order:
                 case Remeasure(commit=commit, why=why):
-                    return replace(attempt, idea=why), Candidate(commit, (), 0)
-                case Replay(commits=commits):
+                    return replace(attempt, idea=why), Candidate(commit)
+                case Holdout(commit=commit):
+                    return attempt, Candidate(commit)
+                case Replay(commits=commits, parent=parent):
                     made = self.store.replay(commits, parent)
-                    picked = 0 if isinstance(made, Failure) else len(made.line)
-                    idea = f"replay of {picked} of {len(commits)} kept commits onto the best"
-                    return replace(attempt, idea=idea), made
+                    picked, left_out = ((), commits) if isinstance(made, Failure) else (made.picked, made.left_out)
+                    idea = f"replay of {len(picked)} of {len(commits)} changes onto the best"
+                    attempt = replace(attempt, idea=idea, picked=picked, left_out=left_out)
+                    return attempt, self._new(order, made)
                 case Propose():
                     tree = self.folder / "agent"
-                    self.store.stand(tree, parent)
+                    self.store.stand(tree, order.rework.commit if order.rework else order.parent)
                     proposal = self._proposal(tree, order, reply)
-                    attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=proposal.usage)
-                    return attempt, self._committed(tree, order, proposal)
+                    usage = together(attempt.usage, proposal.usage)
+                    attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=usage)
+                    return attempt, self._new(order, self._committed(tree, order, proposal))
         except (OSError, RepoError) as error:
             return attempt, Failure(FailureKind.MACHINE, str(error))
+
+    def _new(self, order: Propose | Replay, made: Candidate | Failure) -> Candidate | Failure:
+        """The candidate, if nobody has measured its files yet; from now on they are this lane's."""
+        taken = self.claim(self.lane, order.id, made.tree) if isinstance(made, Candidate) else None
+        return Failure(FailureKind.DUPLICATE, taken.words) if taken else made
 
     def _proposal(self, tree: Path, order: Propose, reply: Reply) -> Proposal:
         """Have the agent edit the tree. It may be anybody's code: whatever it raises is a failure of the agent."""
@@ -104,22 +123,28 @@ class Researcher:
             proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
         except Exception as error:  # noqa: BLE001
             proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
-        return _sane(proposal, time.monotonic() - began)
+        return sane(proposal, time.monotonic() - began)
 
     def _committed(self, tree: Path, order: Propose, proposal: Proposal) -> Candidate | Failure:
         """What the agent did is what differs in its tree, whatever it says."""
         scope, prefix = self.welcome.program.scope, self.welcome.prefix
         made = self.store.commit(tree, order.parent, proposal.idea, scope, prefix, order.id)
+        if isinstance(made, Candidate) and order.rework and made.tree == self.store.tree(order.rework.commit):
+            made = Failure(FailureKind.NO_CHANGE, "no file was changed")
         if isinstance(made, Failure) and made.kind is FailureKind.NO_CHANGE and proposal.error:
             return Failure(FailureKind.AGENT, proposal.error)
         return made
 
     def _measured(self, order: Work, commit: str) -> Measurement | None:
-        log, signals = self._log(order.id), self.signals
+        log, signals = self._log(order.id, "holdout." if isinstance(order, Holdout) else ""), self.signals
         try:
-            if isinstance(order, Remeasure):
-                return self.evaluator.measure(commit, order.id, order.seed, log, signals, guarded=False)
-            return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
+            match order:
+                case Holdout():
+                    return self.evaluator.hold_out(commit, order.id, order.seed, log, signals)
+                case Remeasure():
+                    return self.evaluator.measure(commit, order.id, order.seed, log, signals, guarded=False)
+                case Propose() | Replay():
+                    return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
         except (OSError, RepoError) as error:
             return Measurement(None, Failure(FailureKind.MACHINE, str(error)))
 
@@ -129,29 +154,12 @@ class Researcher:
     def _logs(self, attempt: Attempt) -> dict[str, bytes]:
         """The ends of this attempt's logs, by file name; handed over, they are deleted here."""
         logs = {}
-        for path in (self._log(attempt.id), self._log(attempt.id, "agent.")):
+        for path in (self._log(attempt.id, what) for what in _LOGS):
             with suppress(OSError), process.opened(path) as file:  # there is none, or it was replaced
                 file.seek(max(0, path.stat().st_size - _LOG_BYTES))
                 logs[path.name] = file.read()
             trees.remove(path)
         return logs
-
-
-def _sane(proposal: Proposal, seconds: float) -> Proposal:
-    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading."""
-    cost = proposal.usage.cost_usd
-    usage = replace(
-        proposal.usage, seconds=seconds, cost_usd=cost if cost is not None and 0 <= cost < math.inf else None
-    )
-    params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
-    return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
-
-
-def _plain(value: Scalar) -> bool:
-    """Whether it comes back from the ledger as it went in."""
-    if isinstance(value, str):
-        return len(value) <= 1000 and value.isprintable()
-    return abs(value) <= 2**53
 
 
 _UNDONE = Failure(FailureKind.MACHINE, "not carried out")

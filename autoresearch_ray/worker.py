@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
@@ -51,6 +51,12 @@ def monitor_for(options: Options, gpus: tuple[str, ...]) -> Monitor:
     return cpu
 
 
+def device_class(monitor: Monitor, gpus_per_worker: float) -> str:
+    """The monitor's, with the share of the GPU where a worker has no more than that."""
+    share = f", {gpus_per_worker:g} of it" if 0 < gpus_per_worker < 1 else ""
+    return monitor.device_class + share
+
+
 @dataclass(slots=True)
 class Worker:
     """Runs its lanes until each is told to stop."""
@@ -65,6 +71,7 @@ class Worker:
     _folder: Path = field(init=False)
     _store: Store = field(init=False)
     _evaluator: Evaluator = field(init=False)
+    _seat: Seat = field(init=False)
     _environ: dict[str, str] = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: list[Future[None]] = field(default_factory=list, init=False)
@@ -99,13 +106,16 @@ class Worker:
         self._folder.mkdir(parents=True)
         self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
         options = self._welcome.program.options
+        monitor = monitor_for(options, self.gpus)
+        kind = device_class(monitor, options.gpus_per_worker)
+        self._seat = Seat("", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind)
         self._evaluator = Evaluator(
             welcome=self._welcome,
             store=self._store,
             folder=self._folder,
             shared=node / "setup",
             slot=Slot(self.gpus, self.cores),
-            monitor=monitor_for(options, self.gpus),
+            monitor=monitor,
             environ=self._environ,
         )
 
@@ -145,14 +155,14 @@ class Worker:
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
         setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
-        device = self._evaluator.monitor.device
-        sitting, reply = self.desk.sit(Seat(lane, self.index, socket.gethostname(), os.getpid(), device, self.gpus))
+        sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
         self._grow(reply.lanes)
         Researcher(
             lane=lane,
             sitting=sitting,
             welcome=self._welcome,
             submit=self._submit,
+            claim=self.desk.claim,
             store=self._store,
             agent=_agent(setup),
             evaluator=self._evaluator,

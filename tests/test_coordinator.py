@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +16,24 @@ from autoresearch_ray.errors import LedgerError
 from autoresearch_ray.ledger import Ledger, read
 from autoresearch_ray.model import (
     Attempt,
+    Event,
     Failure,
     FailureKind,
+    Holdout,
     Measurement,
+    Order,
+    Ordered,
     Propose,
     Remeasure,
+    Replay,
     Resumed,
+    Rework,
     Seat,
+    Seated,
     Stop,
 )
 from autoresearch_ray.ports import Reply
+from autoresearch_ray.repo import Hub
 from autoresearch_ray.store import Candidate, Store
 from tests.conftest import Toy
 
@@ -52,7 +62,7 @@ class Lane:
     def attempt(self, value: float, made: Candidate | None = None) -> tuple[Attempt, bytes]:
         order = self.reply.order
         assert not isinstance(order, Stop)
-        parent = order.commit if isinstance(order, Remeasure) else order.parent
+        parent = order.commit if isinstance(order, Remeasure | Holdout) else order.parent
         commit, line = (made.commit, made.line) if made else (parent, ())
         attempt = Attempt(
             order.id,
@@ -64,8 +74,16 @@ class Lane:
             Measurement(value, wall_seconds=1.0),
             "",
             line,
+            tree=made.tree if made else "",
         )
         return attempt, self.store.pack(commit, [parent]) if made else b""
+
+    def claim(self, made: Candidate) -> str | None:
+        """What the desk says of the files of `made`; None: they are this lane's."""
+        order = self.reply.order
+        assert isinstance(order, Propose)
+        taken = self.desk.claim(self.name, order.id, made.tree)
+        return taken and (f"#{taken.number}: {taken.words}" if taken.number is not None else taken.words)
 
     def hand_in(self, attempt: Attempt, bundle: bytes, log: bytes = b"") -> Reply:
         number = attempt.id.rpartition("-")[2]
@@ -85,20 +103,24 @@ def lane(desk: Coordinator, tmp_path: Path, name: str = "gpu7", worker: int = 7)
     return Lane(desk, tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}", name, worker)
 
 
-def calibrated(desk: Coordinator, tmp_path: Path) -> Lane:
+def calibrated(desk: Coordinator, tmp_path: Path, name: str = "gpu7", worker: int = 7) -> Lane:
     """A lane that has measured the baseline and is to propose."""
-    one = lane(desk, tmp_path)
+    one = lane(desk, tmp_path, name, worker)
     while isinstance(one.reply.order, Remeasure):
         one.hand_in(*one.attempt(1.0))
     return one
 
 
+def write(run_folder: Path, *events: Event) -> None:
+    writer = Ledger(run_folder / "ledger.jsonl")
+    writer.append(list(events))
+    writer.close()
+
+
 @pytest.fixture
 def desk(run_folder: Path) -> Iterator[Coordinator]:
     """The run taken up again, by hand."""
-    writer = Ledger(run_folder / "ledger.jsonl")
-    writer.append([Resumed(2e9, replay(read(run_folder / "ledger.jsonl")).program, "0")])
-    writer.close()
+    write(run_folder, Resumed(2e9, replay(read(run_folder / "ledger.jsonl")).program, "0"))
     desk = Coordinator(run_folder, clock=lambda: 2e9)
     yield desk
     desk.leave()
@@ -157,3 +179,158 @@ def test_what_cannot_be_stored_is_an_error_for_all_and_nothing_is_counted(
         one.hand_in(attempt, bundle[:-30])
     assert (run_folder / "ledger.jsonl").read_bytes() == before
     assert not isinstance(one.hand_in(attempt, bundle).order, Stop)
+
+
+# --- Claims ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_one_lane_is_measuring_no_other_measures_until_it_is_handed_in(desk: Coordinator, tmp_path: Path) -> None:
+    one, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
+    mine, same = one.made("LR = 2\n"), other.made("LR = 2\n")
+    assert mine.commit != same.commit
+    assert one.claim(mine) is None and one.claim(mine) is None
+    assert other.claim(same) == "this is being measured right now on gpu7"
+    assert other.claim(other.made("LR = 3\n")) is None
+    one.hand_in(*one.attempt(2.0, mine))
+    number = len(replay(read(desk.folder / "ledger.jsonl")).experiments) - 1
+    said = other.claim(same)
+    assert said is not None and said.startswith(f"#{number}: #{number} tried exactly this: ") and ", 2" in said
+
+
+def test_of_lanes_that_claim_the_same_at_once_exactly_one_gets_it(desk: Coordinator, tmp_path: Path) -> None:
+    lanes = [calibrated(desk, tmp_path, f"gpu{index}", index) for index in range(4)]
+    candidates = [each.made("LR = 2\n") for each in lanes]
+    for _ in range(10):
+        start = threading.Barrier(len(lanes))
+        answers: dict[str, str | None] = {}
+
+        def claim(one: Lane, made: Candidate, start: threading.Barrier, answers: dict[str, str | None]) -> None:
+            start.wait()
+            answers[one.name] = one.claim(made)
+
+        threads = [
+            threading.Thread(target=claim, args=(one, made, start, answers))
+            for one, made in zip(lanes, candidates, strict=True)
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        (winner,) = (name for name, said in answers.items() if said is None)
+        assert {said for said in answers.values() if said} == {f"this is being measured right now on {winner}"}
+        place = next(index for index, each in enumerate(lanes) if each.name == winner)
+        lanes[place] = lane(desk, tmp_path, winner, int(winner[3:]))  # it sits down again, and holds nothing
+
+
+def test_a_claim_ends_with_a_new_sitting_and_with_a_worker_that_is_given_up(desk: Coordinator, tmp_path: Path) -> None:
+    one, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
+    mine, same = one.made("LR = 2\n"), other.made("LR = 2\n")
+    assert one.claim(mine) is None and other.claim(same) is not None
+    again = lane(desk, tmp_path)
+    assert again.reply.order == one.reply.order
+    assert other.claim(same) is None and again.claim(mine) == "this is being measured right now on gpu8"
+    desk.vacate(8, "its machine is gone")
+    assert again.claim(mine) is None
+
+
+def test_a_late_claim_of_an_order_that_was_answered_reserves_nothing(desk: Coordinator, tmp_path: Path) -> None:
+    old, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
+    late = old.made("LR = 2\n")
+    new = lane(desk, tmp_path)
+    new.hand_in(*new.attempt(2.0, new.made("LR = 3\n")))
+    assert old.claim(late) is None
+    assert other.claim(other.made("LR = 2\n")) is None
+
+
+def test_what_the_machine_lost_may_be_tried_again(desk: Coordinator, tmp_path: Path) -> None:
+    one, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
+    mine, same = one.made("LR = 2\n"), other.made("LR = 2\n")
+    assert one.claim(mine) is None
+    attempt, bundle = one.attempt(1.0, mine)
+    lost = Measurement(None, Failure(FailureKind.MACHINE, "the GPU is gone"))
+    one.hand_in(replace(attempt, measurement=lost), bundle)
+    assert other.claim(same) is None
+
+
+def test_what_crashed_is_not_tried_again_and_nor_is_the_baseline(desk: Coordinator, toy: Toy, tmp_path: Path) -> None:
+    one, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
+    mine, same = one.made("LR = 2\n"), other.made("LR = 2\n")
+    attempt, bundle = one.attempt(1.0, mine)
+    crash = Measurement(None, Failure(FailureKind.CRASH, "exit status 1", "a traceback"))
+    one.hand_in(replace(attempt, measurement=crash), bundle)
+    assert other.claim(same) == "#1: #1 tried exactly this: crash, exit status 1"
+    base = replace(same, tree=toy.git("rev-parse", f"{other.welcome.base}^{{tree}}"))
+    said = other.claim(base)
+    assert said is not None and said.startswith("#0: #0 is the baseline itself: keep, 1, ")
+
+
+# --- What comes with an order ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changes(run_folder: Path, toy: Toy, tmp_path: Path) -> dict[str, str]:
+    """Commits of two lanes in the hub: "a1" and "a2" on top of it, and "b1"; each changes another file."""
+    hub = Hub.open(run_folder / "hub.git")
+    base = replay(read(run_folder / "ledger.jsonl")).opened.base
+    store = Store.create(tmp_path / "by-hand.git", hub.pack(base), base)
+    tree = tmp_path / "by-hand"
+    commits = {"base": base}
+    for number, (name, parent) in enumerate((("a1", "base"), ("a2", "a1"), ("b1", "base"))):
+        store.stand(tree, commits[parent])
+        (tree / f"{name}.py").write_text(f"{name} = 1\n" * 1000)
+        scope = replace(replay(read(run_folder / "ledger.jsonl")).program.scope, can=(".",))
+        made = store.commit(tree, commits[parent], name, scope, "")
+        assert isinstance(made, Candidate)
+        commits[name] = made.commit
+        hub.unpack(store.pack(made.commit, [commits[parent]]), f"refs/attempts/by-hand/{number}", made.commit)
+    return commits
+
+
+def ordered(run_folder: Path, tmp_path: Path, order: Order) -> Lane:
+    """The lane gpu7 sits down again, and had this order."""
+    write(
+        run_folder,
+        Resumed(2e9, replay(read(run_folder / "ledger.jsonl")).program, "0"),
+        Seated(2e9, Seat("gpu7", 7, "host", 1), 1),
+        Ordered(2e9, "gpu7", order),
+    )
+    one = lane(Coordinator(run_folder, clock=lambda: 2e9), tmp_path)
+    assert one.reply.order == order
+    for bundle in one.reply.bundles:
+        one.store.unpack(bundle)
+    return one
+
+
+def test_a_replay_comes_with_all_its_commits_and_each_of_them_once(
+    run_folder: Path, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    group = (changes["a1"], changes["b1"], changes["a2"])
+    one = ordered(run_folder, tmp_path, Replay("gpu7-1", changes["base"], group, 1))
+    try:
+        assert len(one.reply.bundles) == 2  # a1 comes with a2
+        assert (
+            sum(map(len, one.reply.bundles))
+            < len(one.store.pack(changes["a2"], [changes["base"]]))
+            + len(one.store.pack(changes["b1"], [changes["base"]]))
+            + 100
+        )
+        made = one.store.replay(group, changes["base"])
+        assert isinstance(made, Candidate) and made.picked == group
+        attempt, _ = one.attempt(0.5, made)
+        one.hand_in(attempt, one.store.pack(made.commit, [changes["base"]]))
+        assert one.reply.bundles == () and not isinstance(one.reply.order, Stop)
+    finally:
+        one.desk.leave()
+
+
+def test_a_rework_comes_with_what_broke_the_guard(run_folder: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    rework = Rework("gpu7-1", changes["b1"], "2 tests failed", 1)
+    one = ordered(run_folder, tmp_path, Propose("gpu7-2", changes["base"], 1, rework=rework))
+    one.desk.leave()
+    assert one.store.has(changes["b1"]) and one.reply.brief is not None
+
+
+def test_a_holdout_comes_with_its_commit(run_folder: Path, tmp_path: Path, changes: dict[str, str]) -> None:
+    one = ordered(run_folder, tmp_path, Holdout("gpu7-1", changes["a2"], 1))
+    one.desk.leave()
+    assert one.store.has(changes["a2"]) and one.reply.brief is None

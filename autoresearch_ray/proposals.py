@@ -1,0 +1,50 @@
+"""What agents say of their edits, made fit for the record; and what one is told whose edit was nothing new."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TypeVar
+
+from autoresearch_ray.brief import one_line
+from autoresearch_ray.model import Brief, Failure, Proposal, Scalar, Usage
+
+_Number = TypeVar("_Number", int, float)
+
+
+def sane(proposal: Proposal, seconds: float) -> Proposal:
+    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading."""
+    cost = proposal.usage.cost_usd
+    usage = replace(
+        proposal.usage, seconds=seconds, cost_usd=cost if cost is not None and 0 <= cost < math.inf else None
+    )
+    params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
+    return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
+
+
+def _plain(value: Scalar) -> bool:
+    """Whether it comes back from the ledger as it went in."""
+    if isinstance(value, str):
+        return len(value) <= 1000 and value.isprintable()
+    return abs(value) <= 2**53
+
+
+def together(one: Usage, other: Usage) -> Usage:
+    """What two proposals cost. What only one of them says counts: it is the least that was spent."""
+    return Usage(
+        one.seconds + other.seconds,
+        _sum(one.input_tokens, other.input_tokens),
+        _sum(one.output_tokens, other.output_tokens),
+        _sum(one.cost_usd, other.cost_usd),
+    )
+
+
+def _sum(one: _Number | None, other: _Number | None) -> _Number | None:
+    return other if one is None else one if other is None else one + other
+
+
+def told(brief: Brief, why: Failure) -> Brief:
+    """The same task again, for an agent that learns why its edit is not measured. Chance falls otherwise, too."""
+    words = f"Your last edit was thrown away unmeasured. {why.kind}: {one_line(why.message, 500)}."
+    again = "The files are as they were before it. Make another change: one that does something, and that nobody tried."
+    return replace(brief, prompt=f"{brief.prompt}\n\n## Once more\n\n{words} {again}\n", seed=brief.seed + 1)

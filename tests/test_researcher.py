@@ -1,0 +1,309 @@
+"""One lane's loop: what becomes of an order, with real git and real processes, and a desk that only answers claims."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from autoresearch_ray import ledger, research
+from autoresearch_ray import program as reader
+from autoresearch_ray.board import replay
+from autoresearch_ray.evaluator import Evaluator, Slot
+from autoresearch_ray.model import (
+    Attempt,
+    Brief,
+    Direction,
+    FailureKind,
+    Holdout,
+    Options,
+    Proposal,
+    Propose,
+    Remeasure,
+    Replay,
+    Rework,
+    Stop,
+    Usage,
+)
+from autoresearch_ray.monitors.cpu import Cpu
+from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
+from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.researcher import Researcher, Work
+from autoresearch_ray.store import Candidate, Store
+from autoresearch_ray.worker import device_class
+from tests.conftest import TRAIN, Toy
+
+Edit = Callable[[Path, Brief], Proposal]
+
+
+def sets(old: str, new: str, idea: str = "an idea", **usage: float) -> Edit:
+    """An edit of train.py."""
+
+    def edit(checkout: Path, brief: Brief) -> Proposal:
+        path = checkout / "train.py"
+        path.write_text(path.read_text().replace(old, new))
+        return Proposal(idea, Usage(**usage))  # type: ignore[arg-type]
+
+    return edit
+
+
+class Agent:
+    """Makes one edit after the other; an agent in the shape of `ports.Agent`."""
+
+    def __init__(self, edits: list[Edit]) -> None:
+        self.edits = edits
+        self.briefs: list[Brief] = []
+        self.seen: list[str] = []  # train.py as it was found
+
+    @classmethod
+    def check(cls, options: Options, environ: Mapping[str, str]) -> None: ...
+
+    def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
+        self.seen.append((checkout / "train.py").read_text())
+        self.briefs.append(brief)
+        log.write_text(f"proposal {len(self.briefs)}\n")
+        return self.edits[len(self.briefs) - 1](checkout, brief)
+
+
+@dataclass
+class Lane:
+    """The lane gpu0 on a toy repository, and all that was handed in and claimed."""
+
+    toy: Toy
+    folder: Path
+    holdout: str | None = None
+    taken: dict[str, Taken] = field(default_factory=dict)
+    claims: list[tuple[str, str, str]] = field(default_factory=list)
+    handed_in: list[tuple[Attempt, bytes, Mapping[str, bytes]]] = field(default_factory=list)
+    signals: Signals = field(default_factory=Signals)
+
+    def __post_init__(self) -> None:
+        self.base = self.toy.head
+        program = reader.read(self.toy.folder / "program.md")
+        program = replace(program, eval=replace(program.eval, holdout=self.holdout))
+        self.welcome = Welcome("run0", "t1", program, self.base, "", b"", "")
+        self.hub = Hub.create(self.folder / "hub.git", Origin.find(self.toy.folder), self.base)
+        self.store = Store.create(self.folder / "store.git", self.hub.pack(self.base), self.base)
+
+    def made(self, old: str, new: str, parent: str = "") -> Candidate:
+        """A commit that another attempt has made."""
+        tree = self.folder / "by-hand"
+        self.store.stand(tree, parent or self.base)
+        sets(old, new)(tree, BRIEF)
+        made = self.store.commit(tree, parent or self.base, new, self.welcome.program.scope, "", "by hand")
+        assert isinstance(made, Candidate)
+        return made
+
+    def works(self, order: Work, *edits: Edit) -> Agent:
+        """Carry out one order, hand it in, and stop."""
+        agent = Agent(list(edits))
+        (self.folder / "worker" / "gpu0").mkdir(parents=True, exist_ok=True)
+        evaluator = Evaluator(
+            welcome=self.welcome,
+            store=self.store,
+            folder=self.folder / "worker",
+            shared=self.folder / "shared",
+            slot=Slot((), 1),
+            monitor=Cpu(()),
+            environ={**os.environ, "AUTORESEARCH_OWNER": "gpu0"},
+        )
+        Researcher(
+            lane="gpu0",
+            sitting=1,
+            welcome=self.welcome,
+            submit=self._submit,
+            claim=self._claim,
+            store=self.store,
+            agent=agent,
+            evaluator=evaluator,
+            folder=self.folder / "worker" / "gpu0",
+            signals=self.signals,
+        ).run(Reply(order, brief=BRIEF if isinstance(order, Propose) else None))
+        return agent
+
+    @property
+    def attempt(self) -> Attempt:
+        ((attempt, _, _),) = self.handed_in
+        return attempt
+
+    @property
+    def logs(self) -> dict[str, bytes]:
+        ((_, _, logs),) = self.handed_in
+        return dict(logs)
+
+    def _claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        self.claims.append((lane, id, tree))
+        return self.taken.get(tree)
+
+    def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        self.handed_in.append((attempt, bundle, logs))
+        return Reply(Stop("one order is enough"))
+
+
+BRIEF = Brief("gpu0-1", "Make it better.", Direction.LOWER, seed=7)
+COMMENT = sets("LR = 0.5", "LR = 0.5  # a fine value", seconds=99.0, cost_usd=0.25, input_tokens=10)
+WIDER = sets("WIDTH = 8", "WIDTH = 16", "a wider net", cost_usd=0.5)
+REPEATED = sets("WIDTH = 8", "WIDTH = 9", "a bit wider")
+
+
+@pytest.fixture
+def one(toy: Toy, tmp_path: Path) -> Lane:
+    return Lane(toy, tmp_path / "lane")
+
+
+# --- Nothing new -----------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_without_an_effect_is_told_and_made_again_before_anything_is_measured(one: Lane) -> None:
+    agent = one.works(Propose("gpu0-1", one.base, 1), COMMENT, WIDER)
+    attempt = one.attempt
+    assert attempt.measurement.value is not None and attempt.idea == "a wider net"
+    assert agent.seen == [TRAIN, TRAIN]
+    first, second = agent.briefs
+    assert first == BRIEF and second.prompt.startswith(BRIEF.prompt) and second.seed != first.seed
+    assert "no_effect: only a seed, a comment or white space differs: train.py." in second.prompt
+    assert attempt.usage.cost_usd == 0.75 and attempt.usage.input_tokens == 10 and attempt.usage.seconds < 50
+    assert attempt.usage.output_tokens is None
+    assert one.claims == [("gpu0", "gpu0-1", attempt.tree)]
+    assert attempt.tree == one.store.tree(attempt.commit or "")
+    assert one.logs.keys() == {"1.log", "1.agent.log"} and one.logs["1.agent.log"] == b"proposal 2\n"
+
+
+def test_files_that_were_tried_are_told_with_their_outcome_and_after_three_proposals_it_is_enough(one: Lane) -> None:
+    tree = one.made("WIDTH = 8", "WIDTH = 9").tree
+    one.taken[tree] = Taken(12, "#12 tried exactly this: discard, 0.99, worse than its parent by 0.02")
+    agent = one.works(Propose("gpu0-1", one.base, 1), REPEATED, COMMENT, REPEATED)
+    failure = one.attempt.measurement.failure
+    assert failure is not None and failure.kind is FailureKind.DUPLICATE and "#12" in failure.message
+    assert one.attempt.commit is None and one.attempt.tree == "" and one.attempt.line == ()
+    assert [each.prompt.count("## Once more") for each in agent.briefs] == [0, 1, 2]
+    assert "duplicate: #12 tried exactly this: discard, 0.99" in agent.briefs[1].prompt
+    assert "no_effect: " in agent.briefs[2].prompt
+    assert one.claims == [("gpu0", "gpu0-1", tree)] * 2
+    assert one.logs.keys() == {"1.agent.log"}  # nothing was measured
+
+
+def test_what_is_no_question_of_novelty_is_not_asked_again(one: Lane) -> None:
+    def strays(checkout: Path, brief: Brief) -> Proposal:
+        (checkout / "harness.py").write_text("cheat\n")
+        return Proposal("cheat")
+
+    for edit, kind in (
+        (strays, FailureKind.OUT_OF_SCOPE),
+        (lambda checkout, brief: Proposal("nothing"), FailureKind.NO_CHANGE),
+        (lambda checkout, brief: Proposal("", error="no key"), FailureKind.AGENT),
+    ):
+        one.handed_in.clear()
+        agent = one.works(Propose("gpu0-1", one.base, 1), edit)
+        failure = one.attempt.measurement.failure
+        assert failure is not None and failure.kind is kind
+        assert len(agent.briefs) == 1 and one.claims == []
+
+
+def test_a_drain_between_two_proposals_ends_the_lane(one: Lane) -> None:
+    def drained(checkout: Path, brief: Brief) -> Proposal:
+        one.signals.drain.set()
+        return COMMENT(checkout, brief)
+
+    agent = one.works(Propose("gpu0-1", one.base, 1), drained, WIDER)
+    assert len(agent.briefs) == 1 and one.handed_in == []
+
+
+# --- Each kind of order ----------------------------------------------------------------------------------------------
+
+
+def test_a_rework_stands_on_what_broke_and_is_compared_with_the_parent(one: Lane) -> None:
+    broken = one.made("WIDTH = 8", "WIDTH = 9")
+    rework = Rework("gpu0-0", broken.commit, "2 tests failed", 1)
+    agent = one.works(Propose("gpu0-1", one.base, 1, rework=rework), sets("LR = 0.5", "LR = 0.4"))
+    attempt = one.attempt
+    assert "WIDTH = 9" in agent.seen[0]
+    assert attempt.parent == one.base and attempt.commit and attempt.line == (attempt.commit,)
+    assert one.store.git("rev-parse", f"{attempt.commit}^").decode().strip() == one.base
+    one.store.checkout(one.folder / "look", attempt.commit)
+    text = (one.folder / "look" / "train.py").read_text()
+    assert "WIDTH = 9" in text and "LR = 0.4" in text
+    hub = Hub.open(one.folder / "hub.git")
+    hub.unpack(one.handed_in[0][1], "refs/attempts/gpu0/1", attempt.commit)
+
+
+@pytest.mark.parametrize(("error", "kind"), [(None, FailureKind.NO_CHANGE), ("no key", FailureKind.AGENT)])
+def test_a_rework_in_which_nothing_was_done_is_no_duplicate(one: Lane, error: str | None, kind: FailureKind) -> None:
+    broken = one.made("WIDTH = 8", "WIDTH = 9")
+    rework = Rework("gpu0-0", broken.commit, "2 tests failed", 1)
+    agent = one.works(
+        Propose("gpu0-1", one.base, 1, rework=rework), lambda checkout, brief: Proposal("idle", error=error)
+    )
+    failure = one.attempt.measurement.failure
+    assert failure is not None and failure.kind is kind and len(agent.briefs) == 1
+
+
+def test_a_replay_says_what_was_picked_and_what_was_left_out(one: Lane) -> None:
+    best = one.made("WIDTH = 8", "WIDTH = 16")
+    fits, clashes = one.made("0.0005", "0.0004"), one.made("WIDTH = 8", "WIDTH = 9")
+    one.works(Replay("gpu0-1", best.commit, (clashes.commit, fits.commit), 1))
+    attempt = one.attempt
+    assert attempt.measurement.value is not None and attempt.idea == "replay of 1 of 2 changes onto the best"
+    assert attempt.picked == (fits.commit,) and attempt.left_out == (clashes.commit,)
+    assert len(attempt.line) == 1 and one.claims == [("gpu0", "gpu0-1", attempt.tree)]
+
+
+def test_a_replay_in_which_all_clash_leaves_all_out(one: Lane) -> None:
+    best, clashes = one.made("WIDTH = 8", "WIDTH = 16"), one.made("WIDTH = 8", "WIDTH = 9")
+    one.works(Replay("gpu0-1", best.commit, (clashes.commit,), 1))
+    failure = one.attempt.measurement.failure
+    assert failure is not None and failure.kind is FailureKind.CONFLICT
+    assert one.attempt.picked == () and one.attempt.left_out == (clashes.commit,)
+
+
+def test_a_replay_whose_files_were_measured_is_not_measured_again(one: Lane) -> None:
+    best, fits = one.made("WIDTH = 8", "WIDTH = 16"), one.made("0.0005", "0.0004")
+    both = one.store.replay([fits.commit], best.commit)
+    assert isinstance(both, Candidate)
+    one.taken[both.tree] = Taken(3, "#3 tried exactly this: keep, 0.5")
+    one.works(Replay("gpu0-1", best.commit, (fits.commit,), 1))
+    failure = one.attempt.measurement.failure
+    assert failure is not None and failure.kind is FailureKind.DUPLICATE and "#3" in failure.message
+    assert one.attempt.picked == (fits.commit,) and one.attempt.commit is None and one.logs == {}
+
+
+def test_a_second_measurement_claims_nothing(one: Lane) -> None:
+    one.works(Remeasure("gpu0-1", one.base, 1, "the baseline"))
+    assert one.attempt.measurement.value is not None and one.claims == [] and one.attempt.tree == ""
+
+
+def test_a_holdout_is_measured_in_secret_and_its_log_is_no_experiments(toy: Toy, tmp_path: Path) -> None:
+    one = Lane(toy, tmp_path / "lane", holdout="echo kept secret; echo loss: 0.125")
+    made = one.made("WIDTH = 8", "WIDTH = 9")
+    one.works(Holdout("gpu0-1", made.commit, 1))
+    attempt = one.attempt
+    assert attempt.kind == "holdout" and attempt.parent == attempt.commit == made.commit
+    assert attempt.measurement.value == 0.125 and one.claims == [] and attempt.line == ()
+    assert one.logs.keys() == {"1.holdout.log"} and b"kept secret" in one.logs["1.holdout.log"]
+
+
+# --- On a seat -------------------------------------------------------------------------------------------------------
+
+
+def test_a_share_of_a_gpu_is_a_class_of_its_own() -> None:
+    monitor = Cpu(())
+    assert device_class(monitor, 0) == device_class(monitor, 1) == device_class(monitor, 2) == monitor.device_class
+    assert device_class(monitor, 0.5) == f"{monitor.device_class}, 0.5 of it"
+
+
+def test_lanes_that_are_stubborn_measure_the_same_files_once(toy: Toy) -> None:
+    command = "sed -i 's/WIDTH = .*/WIDTH = 9/' train.py; echo 'idea: a bit wider'"
+    program = toy.program(agent="command", workers=2, more=f'experiments: 4\nagent_command: "{command}"')
+    with research(program) as session:
+        list(session)
+    board = replay(ledger.read(toy.run_folder() / "ledger.jsonl"))
+    tried = [each for each in board.experiments[1:] if each.tree]
+    assert len({each.tree for each in tried}) == len(tried) >= 1
+    others = [each.failure for each in board.experiments[1:] if not each.tree]
+    assert others and all(each and each.kind in (FailureKind.DUPLICATE, FailureKind.NO_CHANGE) for each in others)
+    assert any(each and "tried exactly this" in each.message for each in others)
+    assert all(lane.seat.device_class.startswith("cpu, ") for lane in board.lanes.values())
