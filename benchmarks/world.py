@@ -1,4 +1,4 @@
-"""Made-up worlds whose true values are known, and runs of the shipped board and policies in them on a virtual clock.
+"""Made-up worlds whose true values are known, and runs of the real board and policies in them on a virtual clock.
 
 Nothing is decided here: a lane asks `orders.sit`, hands in to `orders.decide`, and does what the reply says, as a worker
 does. What is made up is the agent, which draws an idea, and the evaluation, which answers the commit's true value plus
@@ -142,9 +142,7 @@ class Run:
     board: Board
     policy: Policy
     now: float = 0.0
-    evaluations: int = 0
-    evaluation_seconds: float = 0.0
-    best: list[tuple[float, float, str]] = field(default_factory=list)  # seconds, GPU seconds, the published best
+    best: list[tuple[float, str]] = field(default_factory=list)  # each published best, and when
     decisions: int = 0
     _queue: list[tuple[float, int, str, Attempt]] = field(default_factory=list)
     _under_way: dict[str, Change] = field(default_factory=dict)
@@ -168,7 +166,8 @@ class Run:
             self.now, _, lane, attempt = heapq.heappop(self._queue)
             self._under_way.pop(lane, None)
             if attempt.kind == "propose" and attempt.commit:
-                self.world.tried.update(each.idea for each in self.world.changes[attempt.commit] if each.idea is not None)
+                idea = self.world.changes[attempt.commit][-1].idea
+                self.world.tried |= set() if idea is None else {idea}
             events, order = orders.decide(self.board, attempt, self.now, self.policy)
             self.decisions += 1
             self._apply(events)
@@ -179,7 +178,7 @@ class Run:
         for event in events:
             self.board.apply(event)
             if isinstance(event, Published):
-                self.best.append((self.now, self.evaluation_seconds, event.commit))
+                self.best.append((self.now, event.commit))
 
     def _start(self, lane: str, order: Order) -> None:
         """Carry out the order: what comes of it, and when it is handed in."""
@@ -248,8 +247,6 @@ class Run:
             bias = land.biases[int(seat.device_class.split()[-1])]
             value = world.truth(commit) + bias + chance.gauss(0.0, land.noise)
             measurement = Measurement(value, seed=order.seed, wall_seconds=seconds)
-        self.evaluations += commit is not None
-        self.evaluation_seconds += seconds
         attempt = Attempt(
             order.id,
             lane,
