@@ -395,11 +395,13 @@ class Board:
         lane.pending = None
         if experiment.kind == "replay":
             self._joined(experiment, event.status)
-        elif experiment.commit and event.likely is not None and event.spread is not None:
-            change = Change(experiment.commit, event.lane, number, event.likely, event.spread)
+        elif experiment.commit and event.gain is not None:
+            likely = event.gain if event.likely is None else event.likely
+            spread = event.error or 0.0 if event.spread is None else event.spread
+            change = Change(experiment.commit, event.lane, number, likely, spread)
             if event.status is Status.KEEP:
                 self.pool.keep(change)
-            elif event.likely > 0:
+            elif likely > 0:
                 self.pool.miss(change)
         lane.hand_ins += 1
         if event.status is not Status.LOST:

@@ -1,8 +1,8 @@
 """What was measured of one number: means per commit and class of devices, and what follows for a comparison.
 
 Values of unlike devices are never compared as they are. A gain over a parent comes from devices of one class at a
-time; what several classes say is weighted by how sure each is. For ranking alone, a value counts as it would read on the
-first class: classes differ by a constant, which is taken from the base on each.
+time; what several classes say is weighted by how sure each is. For ranking alone, a value counts as it would read on
+the first class: classes differ by a constant, which is taken from the base on each.
 """
 
 from __future__ import annotations

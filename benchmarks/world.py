@@ -1,8 +1,8 @@
 """Made-up worlds whose true values are known, and runs of the real board and policies in them on a virtual clock.
 
-Nothing is decided here: a lane asks `orders.sit`, hands in to `orders.decide`, and does what the reply says, as a worker
-does. What is made up is the agent, which draws an idea, and the evaluation, which answers the commit's true value plus
-noise. Lower is better; the base is worth 1.
+Nothing is decided here: a lane asks `orders.sit`, hands in to `orders.decide`, and does what the reply says, as a
+worker does. What is made up is the agent, which draws an idea, and the evaluation, which answers the commit's true value
+plus noise. Lower is better; the base is worth 1.
 """
 
 from __future__ import annotations
