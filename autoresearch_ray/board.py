@@ -304,8 +304,9 @@ class Board:
                 self._by_commit.setdefault(attempt.commit, number)
             self.counts[Status.PENDING] += 1
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
-            if attempt.tree:
-                self._by_tree.setdefault(attempt.tree, number)
+            known = self.tree(attempt.tree)
+            if attempt.tree and (known is None or known.status is Status.LOST):
+                self._by_tree[attempt.tree] = number
         if measurement.value is not None and attempt.commit is not None:
             self._count(attempt.commit, lane.seat, measurement)
             if attempt.kind == "propose":

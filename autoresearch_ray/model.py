@@ -135,7 +135,7 @@ class Options:
     gpus_per_worker: float = 1.0
     lanes: int | Literal["auto"] = "auto"
     monitor: str = "auto"
-    policy: str = "confirm"
+    policy: str = "bayes"
     every: int = 4  # hand-ins of a lane between two moves onto the best
     experiments: int | None = None
     evaluations: int | None = None  # all of them: of candidates, and once more of what is unclear

@@ -1,7 +1,7 @@
 """The four sockets of the house: an agent, a policy, a monitor, a desk. Any class of the right shape fits.
 
-*A name is a file*: `agent: claude` is `agents/claude.py`, `monitor: nvml` is `monitors/nvml.py`, `policy: confirm` is
-`policies/confirm.py`, each with one public class; `package.module:Class` is the user's own. `named` resolves both.
+*A name is a file*: `agent: claude` is `agents/claude.py`, `monitor: nvml` is `monitors/nvml.py`, `policy: bayes` is
+`policies/bayes.py`, each with one public class; `package.module:Class` is the user's own. `named` resolves both.
 """
 
 from __future__ import annotations

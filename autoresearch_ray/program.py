@@ -214,7 +214,7 @@ _KNOWN = {  # what is expected, and an example
     "gpus_per_worker": ("0, a fraction of 1, or a whole number", "gpus_per_worker: 1"),
     "lanes": (f"{_COUNT}, or auto", "lanes: auto"),
     "monitor": ("a name", "monitor: auto"),
-    "policy": ("a name", "policy: confirm"),
+    "policy": ("a name", "policy: bayes"),
     "every": (_COUNT, "policy: {every: 4}"),
     "experiments": (_COUNT, "stop: {experiments: 800}"),
     "evaluations": (_COUNT, "stop: {evaluations: 1600}"),

@@ -23,7 +23,6 @@ from autoresearch_ray.certainty import (
     value,
 )
 from autoresearch_ray.model import MEMORY, Experiment, Status
-from autoresearch_ray.picture import picture as picture
 from autoresearch_ray.results import described, duration, gained, leaderboard, line, near_misses, signed, why
 
 NEAR_MISSES = 10  # listed in the report

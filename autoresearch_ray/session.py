@@ -19,7 +19,9 @@ from pathlib import Path
 
 from autoresearch_ray import board as boards
 from autoresearch_ray import ledger, model, process, report, results
+from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
+from autoresearch_ray import sections
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
 from autoresearch_ray.model import Experiment, Judged, Options, Published
@@ -155,7 +157,7 @@ class Session:
         path = Path(path)
         picture = path.with_name("progress.png")
         try:
-            report.picture(self.board, picture)
+            pictures.picture(self.board, picture)
         except SetupError:
             picture.unlink(missing_ok=True)
         best, base = self.best, self.board.opened.base
@@ -176,6 +178,7 @@ class Session:
                 f"the scope ({', '.join(scope.can)}) matches no file of the commit {self._origin.head[:7]}",
                 "paths in Scope are relative to the folder of program.md, and the files must be committed",
             )
+        self._check_holdout()
         begun = (self.folder / "ledger.jsonl").exists()  # then it stands on its own base, whatever is here now
         dirty = [] if options.allow_dirty or begun else self._origin.dirty(scope)
         if dirty:
@@ -196,6 +199,25 @@ class Session:
             )
         if self.folder.exists():
             locked(self.folder).close()
+
+    def _check_holdout(self) -> None:
+        """Agents and evaluations are given every committed file: a holdout among them is none."""
+        evaluation, scope = self.program.eval, self.program.scope
+        if not evaluation.holdout:
+            return
+        files = set(self._origin.files(self._origin.head))
+        page = Path(self.program.path).name if self.program.path else ""
+        if page in files:
+            raise SetupError(
+                f"{page} has a Holdout and is committed, where agents can read it",
+                f"git rm --cached {page}, and name it in .gitignore: the run reads it from here",
+            )
+        shown = {each for each in files if scope.allows(each) or sections.visible(evaluation.command, [each], "")}
+        if seen := sections.visible(evaluation.holdout, files - shown, ""):
+            raise SetupError(
+                f"the holdout needs {seen}, which is committed, where agents can read it",
+                "keep what only the holdout needs outside of the repository, and name it by its full path",
+            )
 
     def _secrets(self) -> dict[str, str]:
         options = self.program.options
