@@ -260,6 +260,9 @@ class Proposal:
 # --- Orders: what a lane is told to do next --------------------------------------------------------------------------
 
 
+REWORKS = 2  # of one idea that breaks the guard
+
+
 @dataclass(frozen=True, slots=True)
 class Rework:
     """What broke the guard: the same idea is to be made once more, without breaking it."""
@@ -331,8 +334,8 @@ Order = Propose | Remeasure | Replay | Holdout | Stop
 class Attempt:
     """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first.
 
-    Of a replay, `picked` are the commits of the order that `line` was made from, one for one; `left_out` are the others,
-    which conflict or change nothing there. `tree` names the files of `commit`: two commits with the same files have the same.
+    Of a replay, `picked` are the commits of the order that `line` was made from, one for one; `left_out` are the
+    others, which conflict or change nothing there. `tree` names the files of `commit`: the same files, the same name.
     """
 
     id: str

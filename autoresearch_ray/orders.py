@@ -15,6 +15,7 @@ from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
 from autoresearch_ray.model import (
+    REWORKS,
     Attempt,
     Event,
     FailureKind,
@@ -48,7 +49,6 @@ from autoresearch_ray.verdicts import (
 )
 
 _MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
-_REWORKS = 2  # of one idea that breaks the guard
 _CLEAR = 2.0  # the same of near misses to be tried together
 _NEAR = 16  # near misses
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
@@ -185,7 +185,7 @@ def _mend(draft: Draft) -> Order | None:
     if board.closed or not attempt or not attempt.commit or not failure or not isinstance(order, Propose):
         return None
     times = order.rework.times + 1 if order.rework else 1
-    if failure.kind is not FailureKind.GUARD or times > _REWORKS:
+    if failure.kind is not FailureKind.GUARD or times > REWORKS:
         return None
     return draft.propose(order.parent, Rework(attempt.id, attempt.commit, failure.tail, times))
 

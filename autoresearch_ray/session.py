@@ -18,10 +18,9 @@ from importlib import metadata
 from pathlib import Path
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import ledger, model, process, report, results
+from autoresearch_ray import ledger, model, process, report, results, sections
 from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
-from autoresearch_ray import sections
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
 from autoresearch_ray.model import Experiment, Judged, Options, Published
