@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 from autoresearch_ray import suspicion
 from autoresearch_ray.evidence import Evidence
+from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
     MEMORY,
     Also,
@@ -437,7 +438,7 @@ class Board:
     def fork(self, lane: str) -> Board:
         """A board to try events of `lane` on. This one stays as it is, and nothing long is copied."""
         fork = copy.copy(self)
-        fork.experiments = _Layer(self.experiments)
+        fork.experiments = LayeredList(self.experiments)
         fork.published = list(self.published[-1:])
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
@@ -448,40 +449,14 @@ class Board:
         fork.pool = self.pool.fork()
         fork.evidence = self.evidence.fork()
         fork.others = {name: each.fork() for name, each in self.others.items()}
-        fork.holdouts = ChainMap({}, self.holdouts)
+        fork.holdouts = LayeredDict(self.holdouts)
         fork.holdout_failures = dict(self.holdout_failures)
-        fork._compared = ChainMap({}, self._compared)
-        fork._places = ChainMap({}, self._places)
-        fork._by_tree = ChainMap({}, self._by_tree)
-        fork._by_commit = ChainMap({}, self._by_commit)
-        fork._by_id = ChainMap({}, self._by_id)
+        fork._compared = LayeredDict(self._compared)
+        fork._places = LayeredDict(self._places)
+        fork._by_tree = LayeredDict(self._by_tree)
+        fork._by_commit = LayeredDict(self._by_commit)
+        fork._by_id = LayeredDict(self._by_id)
         return fork
-
-
-class _Layer(list[Experiment]):
-    """A list that reads through to another one and keeps its own changes to itself."""
-
-    def __init__(self, below: list[Experiment]) -> None:
-        super().__init__()
-        self._below = below
-        self._changed: dict[int, Experiment] = {}
-        self._length = len(below)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Experiment]:
-        return (self[each] for each in range(self._length))
-
-    def __getitem__(self, number: int) -> Experiment:  # type: ignore[override]
-        return self._changed[number] if number in self._changed else self._below[number]
-
-    def __setitem__(self, number: int, experiment: Experiment) -> None:  # type: ignore[override]
-        self._changed[number] = experiment
-
-    def append(self, experiment: Experiment) -> None:
-        self._changed[self._length] = experiment
-        self._length += 1
 
 
 def numbers(evaluation: Eval) -> tuple[Also, ...]:

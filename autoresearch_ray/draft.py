@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
-from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Rework, Rule, Stop
+from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop
 from autoresearch_ray.ports import Policy
 
 
@@ -27,9 +29,15 @@ class Draft:
     def lane(self) -> Lane:
         return self.board.lanes[self.name]
 
-    @property
+    @cached_property
     def others(self) -> list[Lane]:
+        """All other lanes: nothing that is decided here moves them."""
         return [lane for name, lane in self.board.lanes.items() if name != self.name]
+
+    @cached_property
+    def working(self) -> list[Lane]:
+        """Those of them that are carrying out an order."""
+        return [lane for lane in self.others if lane.active]
 
     @property
     def device_class(self) -> str:
@@ -40,11 +48,26 @@ class Draft:
         """The noise to decide on, on this lane's devices; 0 while it is not known."""
         return self.board.evidence.sigma(self.device_class) or 0.0
 
-    def under_way(self, commit: str) -> int:
-        """How many other lanes are measuring `commit` once more."""
-        return sum(
-            lane.active and isinstance(lane.order, Remeasure) and lane.order.commit == commit for lane in self.others
-        )
+    @cached_property
+    def under_way(self) -> Counter[str]:
+        """How many other lanes are measuring a commit once more."""
+        return Counter(lane.order.commit for lane in self.working if isinstance(lane.order, Remeasure))
+
+    @cached_property
+    def being_tried(self) -> frozenset[str]:
+        """The changes that other lanes are trying in company."""
+        tried: set[str] = set()
+        for lane in self.working:
+            if isinstance(lane.order, Replay):
+                tried.update(lane.order.commits)
+            elif lane.pending is not None:
+                tried.update(self.board.experiments[lane.pending].picked)
+        return frozenset(tried)
+
+    @property
+    def gathering(self) -> bool:
+        """Whether another lane is bringing kept changes together."""
+        return any(self.board.pool.is_kept(each) for each in self.being_tried)
 
     # --- Orders ------------------------------------------------------------------------------------------------------
 
@@ -84,7 +107,7 @@ class Draft:
 
     def leave(self, reason: str) -> Order:
         """Stop this lane; the run goes on while another one works."""
-        if not any(lane.active for lane in self.others):
+        if not self.working:
             return self.stop(f"no lane is left: {reason}", hard=True, failed=True)
         return Stop(reason)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import ChainMap
 from collections.abc import MutableMapping
 
+from autoresearch_ray.layered import LayeredDict
 from autoresearch_ray.model import Direction
 from autoresearch_ray.noise import Noise
 from autoresearch_ray.ports import Score
@@ -93,5 +93,5 @@ class Evidence:
         fork = copy.copy(self)
         fork.noise = copy.copy(self.noise)
         fork._noises = {name: copy.copy(each) for name, each in self._noises.items()}
-        fork._scores = ChainMap({}, self._scores)
+        fork._scores = LayeredDict(self._scores)
         return fork

@@ -39,8 +39,6 @@ from autoresearch_ray.ports import Policy
 from autoresearch_ray.verdicts import (
     GROUP,
     PATIENCE,
-    being_tried,
-    gathering,
     judge,
     nominate,
     settle,
@@ -53,7 +51,6 @@ _CLEAR = 2.0  # the same of near misses to be tried together
 _NEAR = 16  # near misses
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
-_AFRESH = 8  # discards in a row after which a lane starts from another branch
 
 
 def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[list[Event], Order]:
@@ -153,7 +150,7 @@ def _machine_is_sick(draft: Draft) -> Order | None:
 def _baseline_fails(draft: Draft) -> Order | None:
     """On every lane: nothing can be compared, and a human must look. On this lane alone: the lane leaves."""
     board, failure = draft.board, draft.board.base_failure
-    on_others = any(lane.active and lane.remeasure_failures_in_a_row == 0 for lane in draft.others)
+    on_others = any(lane.remeasure_failures_in_a_row == 0 for lane in draft.working)
     if draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None and not on_others:
         tail = f"\n{failure.tail}" if failure.tail else ""
         return draft.stop(f"the baseline fails: {failure.kind}: {failure.message}{tail}", hard=True, failed=True)
@@ -219,7 +216,7 @@ def _limit_is_reached(draft: Draft) -> None:
 
 def _to_come(draft: Draft) -> int:
     """Evaluations that are under way, and those that ending the run will take."""
-    return sum(lane.active for lane in draft.others) + _claims(draft) + 2 * draft.policy.confirmations
+    return len(draft.working) + _claims(draft) + 2 * draft.policy.confirmations
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -236,10 +233,10 @@ def _claims(draft: Draft) -> int:
 def _others_do_the_rest(draft: Draft) -> Order | None:
     """Enough is under way: this lane stops, and the others finish. What they lose, they try again themselves."""
     experiments = draft.board.program.options.experiments
-    under_way = sum(
-        lane.active and (isinstance(lane.order, Propose | Replay) or lane.pending is not None) for lane in draft.others
-    )
-    if experiments is not None and draft.board.counted + under_way >= experiments:
+    if experiments is None:
+        return None
+    under_way = sum(isinstance(lane.order, Propose | Replay) or lane.pending is not None for lane in draft.working)
+    if draft.board.counted + under_way >= experiments:
         return Stop(f"the other lanes do the rest of {experiments} experiments")
     return None
 
@@ -252,20 +249,17 @@ def _baseline_first(draft: Draft) -> Order | None:
     board, base, lane = draft.board, draft.board.opened.base, draft.lane
     if board.closed or lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
-    under_way = draft.under_way(base)
-
-    def measures_base(other: Lane) -> bool:
-        return other.active and isinstance(other.order, Remeasure) and other.order.commit == base
-
-    beside = [other for other in draft.others if other.seat.worker == lane.seat.worker]
-    here = board.evidence.on(base, draft.device_class)
-    there = sum(measures_base(other) and other.seat.device_class == draft.device_class for other in draft.others)
-    enough = (here.n if here else 0) + there >= _BASELINES
-    if not enough and not lane.calibrated and not any(other.calibrated or measures_base(other) for other in beside):
-        return draft.remeasure(base, "the baseline")
+    if not lane.calibrated:
+        measuring = [each for each in draft.working if isinstance(each.order, Remeasure) and each.order.commit == base]
+        here = board.evidence.on(base, draft.device_class)
+        there = sum(each.seat.device_class == draft.device_class for each in measuring)
+        known = [each for each in draft.others if each.calibrated] + measuring
+        beside = any(each.seat.worker == lane.seat.worker for each in known)
+        if not beside and (here.n if here else 0) + there < _BASELINES:
+            return draft.remeasure(base, "the baseline")
     score = board.score(base)
-    known = (score.n if score else 0) + under_way
-    return draft.remeasure(base, "the baseline, confirmed") if known < draft.policy.confirmations else None
+    times = (score.n if score else 0) + draft.under_way[base]
+    return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:
@@ -274,15 +268,15 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
     if nominee is None or not board.best or not board.best.commit or draft.lane.remeasure_failures_in_a_row:
         return None
     commit, best, here = nominee.commit, board.best.commit, draft.device_class
-    under_way = draft.under_way(commit)
+    under_way = draft.under_way[commit]
     if board.evidence.gain(commit, best) is None:
         missing = commit if board.evidence.on(best, here) else best
         return (
-            None if draft.under_way(missing) else draft.remeasure(missing, "a new best is compared with the one before")
+            None if draft.under_way[missing] else draft.remeasure(missing, "a new best is compared with the one before")
         )
     elsewhere = wanted_elsewhere(draft)
     if (draft.lane.seat.worker, here) in elsewhere and not any(
-        _measures(lane, commit, elsewhere) for lane in draft.others
+        _measures(lane, commit, elsewhere) for lane in draft.working
     ):
         return draft.remeasure(commit, "it would be the best: is it on another device, too?")
     score = board.score(commit)
@@ -295,7 +289,7 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
 
 
 def _measures(lane: Lane, commit: str, places: set[tuple[int, str]]) -> bool:
-    measuring = lane.active and isinstance(lane.order, Remeasure) and lane.order.commit == commit
+    measuring = isinstance(lane.order, Remeasure) and lane.order.commit == commit
     return measuring and (lane.seat.worker, lane.seat.device_class) in places
 
 
@@ -305,17 +299,13 @@ def _hold_out(draft: Draft) -> Order | None:
     if nominee is None or not board.program.eval.holdout or not board.best or not board.best.commit:
         return None
     standing = standing_of_nominee(draft)
-    if standing is None or standing.call != "keep" or any(_holds_out(lane) for lane in draft.others):
+    if standing is None or standing.call != "keep" or any(isinstance(lane.order, Holdout) for lane in draft.working):
         return None
     commit = nominee.commit if board.best.commit in board.holdouts else board.best.commit
     if board.holdout_failures.get(commit) and commit == board.best.commit:
         failure = board.holdout_failures[commit]
         return draft.stop(f"the holdout fails on the best: {failure.message}", hard=True, failed=True)
     return Holdout(draft.id, commit, draft.seed)
-
-
-def _holds_out(lane: Lane) -> bool:
-    return lane.active and isinstance(lane.order, Holdout)
 
 
 # --- Coming together -------------------------------------------------------------------------------------------------
@@ -348,7 +338,7 @@ def _combine(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not draft.policy.combines or not best or not best.commit:
         return None
-    group = board.pool.next_missed(_NEAR, being_tried(draft))
+    group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
     few = likely < _CLEAR * draft.sigma and len(group) < _NEAR and not board.closed
@@ -359,7 +349,7 @@ def _combine(draft: Draft) -> Order | None:
 
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
-    return draft.policy.gathers and draft.board.nominee is None and not gathering(draft)
+    return draft.policy.gathers and draft.board.nominee is None and not draft.gathering
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
@@ -369,10 +359,10 @@ def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Repla
 def _claim(draft: Draft) -> Order | None:
     """In the end the best is measured so often that its value holds when it is measured again."""
     board, best = draft.board, draft.board.best
-    if not board.closed or best is None or not best.commit or not board.published or board.nominee or gathering(draft):
+    if not board.closed or best is None or not best.commit or not board.published or board.nominee or draft.gathering:
         return None
     score = board.score(best.commit)
-    wanted = _claims(draft) - (score.n if score else 0) - draft.under_way(best.commit)
+    wanted = _claims(draft) - (score.n if score else 0) - draft.under_way[best.commit]
     if wanted <= 0 or draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
     return draft.remeasure(best.commit, "the best, so that its value holds")
@@ -381,9 +371,9 @@ def _claim(draft: Draft) -> Order | None:
 def _stand_by(draft: Draft) -> Order | None:
     """A run that ends needs this device once more, for what another lane is about to propose as the best."""
     board, best = draft.board, draft.board.best
-    if not board.closed or not best or not best.commit or not (board.nominee or gathering(draft)):
+    if not board.closed or not best or not best.commit or not (board.nominee or draft.gathering):
         return None
-    if draft.policy.confirmations < 2 or draft.under_way(best.commit) >= len(board.classes):
+    if draft.policy.confirmations < 2 or draft.under_way[best.commit] >= len(board.classes):
         return None
     return draft.remeasure(best.commit, "while what may be better is measured")
 
@@ -431,7 +421,7 @@ def _parent_is_vague(draft: Draft) -> Order | None:
     score = draft.board.evidence.on(head, here)
     if score is None or not draft.policy.gathers or not draft.sigma or draft.lane.remeasure_failures_in_a_row:
         return None
-    if (score.n + draft.under_way(head)) ** 2 >= draft.board.compared(head, here):
+    if (score.n + draft.under_way[head]) ** 2 >= draft.board.compared(head, here):
         return None
     return draft.remeasure(head, "many are compared with it")
 

@@ -7,7 +7,8 @@ brings nothing is halved, so that a change which does harm in company is cornere
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -28,37 +29,40 @@ class Pool:
     def __init__(self) -> None:
         self._kept: dict[str, Change] = {}
         self._missed: dict[str, Change] = {}
-        self._limits: dict[str, int] = {}  # how many others a change may be tried with
+        self._limits: dict[str, int] = {}  # in how large a group a change may be tried
+        self._ranked: list[Change] | None = None  # the near misses in the order in which they are tried
 
     def keep(self, change: Change) -> None:
         self._kept[change.commit] = change
 
     def miss(self, change: Change) -> None:
         self._missed[change.commit] = change
+        self._ranked = None
 
     def shared(self, inside: Collection[str]) -> None:
         """The best now has the changes `inside`."""
+        self._ranked = None
         for each in inside:
             self._kept.pop(each, None)
             self._missed.pop(each, None)
 
     def drop(self, commits: Iterable[str]) -> None:
         """These cannot be had: they conflict with the best, or have brought nothing there alone."""
+        self._ranked = None
         for each in commits:
             self._kept.pop(each, None)
             self._missed.pop(each, None)
             self._limits.pop(each, None)
 
     def halve(self, tried: Sequence[str]) -> None:
-        """This group brought nothing. One that was alone is dropped."""
-        if len(tried) < 2:
-            self.drop(tried)
-        for each in tried:
-            if each in self._kept or each in self._missed:
-                self._limits[each] = len(tried) // 2
+        """This group brought nothing. What was alone is dropped, and a near miss that would be: it was once before."""
+        half = len(tried) // 2
+        self.drop(each for each in tried if half < (1 if each in self._kept else 2))
+        self._limits |= dict.fromkeys((each for each in tried if each in self._kept or each in self._missed), half)
 
     def promote(self, commits: Iterable[str]) -> None:
         """Near misses of a group that was kept are kept themselves."""
+        self._ranked = None
         for each in commits:
             if each in self._missed:
                 self._kept[each] = self._missed.pop(each)
@@ -67,28 +71,21 @@ class Pool:
         return commit in self._kept
 
     def next_kept(self, most: int) -> list[Change]:
-        """The kept changes to be tried next, in the order in which they are to be picked."""
-        return self._group(self._kept.values(), most)
+        """The kept changes to be tried next, `most` at most, in the order in which they are to be picked."""
+        return _group(self._in_order(self._kept), self._limits, most)
 
     def next_missed(self, most: int, busy: Collection[str]) -> list[Change]:
         """The near misses to be tried next, without those that are being tried."""
-        return self._group([each for each in self._missed.values() if each.commit not in busy], most)
+        if self._ranked is None:
+            self._ranked = self._in_order(self._missed)
+        return _group((each for each in self._ranked if each.commit not in busy), self._limits, most)
 
-    def _group(self, changes: Iterable[Change], most: int) -> list[Change]:
-        """The largest group that its members' limits allow, of those expected to bring most.
-
-        Changes of one lane stay in the order in which they were made, since a later one may need an earlier; the lane
-        that brings most goes first, so that where two conflict the better one gets in.
-        """
-        ranked = sorted(changes, key=lambda each: (-self._limits.get(each.commit, most), -each.likely, each.number))
-        size = 0
-        while size < min(most, len(ranked)) and self._limits.get(ranked[size].commit, most) > size:
-            size += 1
-        group = ranked[:size]
-        totals: dict[str, float] = {}
-        for each in group:
-            totals[each.lane] = totals.get(each.lane, 0.0) + each.likely
-        return sorted(group, key=lambda each: (-totals[each.lane], each.lane, each.number))
+    def _in_order(self, changes: dict[str, Change]) -> list[Change]:
+        """What may be tried in the largest company first, then what is expected to bring most."""
+        limits = self._limits
+        return sorted(
+            changes.values(), key=lambda each: (-limits.get(each.commit, math.inf), -each.likely, each.number)
+        )
 
     def fork(self) -> Pool:
         """A copy that keeps its own changes to itself."""
@@ -96,3 +93,20 @@ class Pool:
         fork._kept, fork._missed = dict(self._kept), dict(self._missed)
         fork._limits = dict(self._limits)
         return fork
+
+
+def _group(ranked: Iterable[Change], limits: Mapping[str, int], most: int) -> list[Change]:
+    """As many of the first as the limits of all of them allow.
+
+    Changes of one lane stay in the order in which they were made, since a later one may need an earlier; the lane that
+    brings most goes first, so that where two conflict the better one gets in.
+    """
+    group: list[Change] = []
+    for each in ranked:
+        if len(group) >= min(most, limits.get(each.commit, most)):
+            break
+        group.append(each)
+    totals: dict[str, float] = {}
+    for each in group:
+        totals[each.lane] = totals.get(each.lane, 0.0) + each.likely
+    return sorted(group, key=lambda each: (-totals[each.lane], each.lane, each.number))

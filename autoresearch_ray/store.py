@@ -22,6 +22,7 @@ from autoresearch_ray import bare
 from autoresearch_ray import tree as trees
 from autoresearch_ray.bare import Bare, Entry
 from autoresearch_ray.errors import RepoError
+from autoresearch_ray.merge import three_way
 from autoresearch_ray.model import Failure, FailureKind, Scope
 from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
 from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
@@ -148,38 +149,29 @@ class Store(Bare):
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
         """Pick `commits`, each once and in order, onto `onto`: what each changes on its own parent, wherever that is.
 
-        Picks that change nothing there, or that conflict, are left out. A `Failure` names the files in conflict, or
-        says that all of it is there already, where nothing is left.
+        Picks that change nothing there, or that conflict, are left out; changes of neighbouring lines do not conflict
+        (merge.py). A `Failure` names the files in conflict, or says that all of it is there already, where nothing is
+        left.
         """
         if not commits:
             return Failure(FailureKind.NO_CHANGE, "there is nothing to replay")
-        commits = list(dict.fromkeys(commits))
+        picked: list[str] = []
+        left_out: list[str] = []
+        conflicts: list[str] = []
         with self._scratch() as scratch:
             tree = scratch / "tree"
             self.stand(tree, onto)
-            here = {**_inside(tree), "GIT_OBJECT_DIRECTORY": str(self.folder / "objects")}
-            step: Sequence[str] = ("cherry-pick", *commits)
-            left_out: list[str] = []
-            conflicts: list[str] = []
-            for _ in range(len(commits) + 1):
-                done = bare.run(*step, folder=tree, more=here)
-                if done.code == 0:
-                    break
-                files = bare.git("diff", "--name-only", "--diff-filter=U", "-z", folder=tree, more=here)
-                conflicts += _paths(files)
-                empty = not files and bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
-                if done.code != 1 or not (files or empty):
-                    raise RepoError(f"git cherry-pick failed: {done.err.strip()}", bare.BY_ITSELF)
-                left_out.append((tree / ".git" / "CHERRY_PICK_HEAD").read_text().strip())
-                step = ("cherry-pick", "--skip")
-            head = bare.git("rev-parse", "HEAD", folder=tree, more=here).decode().strip()
-        line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
-        if not line and conflicts:
+            for commit in dict.fromkeys(commits):
+                done, files = self._pick(tree, commit)
+                (picked if done else left_out).append(commit)
+                conflicts += files
+            head = bare.git("rev-parse", "HEAD", folder=tree, more=_inside(tree)).decode().strip()
+        if not picked and conflicts:
             return Failure(FailureKind.CONFLICT, f"in conflict: {_names(list(dict.fromkeys(conflicts)))}")
-        if not line:
+        if not picked:
             return Failure(FailureKind.NO_CHANGE, "all of it is there already")
-        picked = tuple(each for each in commits if each not in left_out)
-        return replace(self._candidate(onto, line), picked=picked, left_out=tuple(left_out))
+        line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
+        return replace(self._candidate(onto, line), picked=tuple(picked), left_out=tuple(left_out))
 
     def tree(self, commit: str) -> str:
         """The name of the files of `commit`."""
@@ -204,6 +196,43 @@ class Store(Bare):
             if added != b"-":  # a binary file has no lines
                 lines += int(added) - int(removed)
         return Candidate(commit, tuple(line), lines, self.tree(commit))
+
+    def _pick(self, tree: Path, commit: str) -> tuple[bool, list[str]]:
+        """Put what `commit` changes on top of what `tree` stands on. Whether it is there now, and what is in conflict.
+
+        Neither of them: it changes nothing there.
+        """
+        here = {**_inside(tree), "GIT_OBJECT_DIRECTORY": str(self.folder / "objects")}
+        done = bare.run("cherry-pick", commit, folder=tree, more=here)
+        if done.code == 0:
+            return True, []
+        conflicts = _conflicts(bare.git("ls-files", "--unmerged", "-z", folder=tree, more=here))
+        merged = self._merge(tree, here, conflicts)
+        empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
+        if done.code != 1 or not (conflicts or empty):
+            raise RepoError(f"git cherry-pick failed: {done.err.strip()}", bare.BY_ITSELF)
+        if merged and not empty:
+            bare.git("commit", "-q", "--cleanup=verbatim", f"--reuse-message={commit}", folder=tree, more=here)
+            return True, []
+        bare.git("cherry-pick", "--skip", folder=tree, more=here)
+        return False, [] if empty else list(conflicts)
+
+    def _merge(self, tree: Path, here: Mapping[str, str], conflicts: Mapping[str, Mapping[str, Entry]]) -> bool:
+        """Put the files in conflict, merged by lines, into the index and `tree`. False: one of them cannot be."""
+        entries = []
+        for path, stages in conflicts.items():
+            modes = {each.mode for each in stages.values()}
+            if len(stages) < 3 or len(modes) > 1 or modes & _NOT_INSIDE.keys():
+                return False
+            base, ours, theirs = (self.git("cat-file", "blob", stages[each].oid) for each in ("1", "2", "3"))
+            if (merged := three_way(base, ours, theirs)) is None:
+                return False
+            oid = self.git("hash-object", "-w", "--stdin", stdin=merged).strip()
+            entries.append(b"%s %s\t%s\0" % (modes.pop().encode(), oid, os.fsencode(path)))
+        bare.git("update-index", "-z", "--index-info", folder=tree, more=here, stdin=b"".join(entries))
+        paths = b"".join(os.fsencode(each) + b"\0" for each in conflicts)
+        bare.git("checkout-index", "-f", "-u", "-q", "-z", "--stdin", folder=tree, more=here, stdin=paths)
+        return bool(conflicts)
 
     def _idle(self, change: Change, before: Entry | None, after: bytes | None) -> bool:
         """Whether a change that may be made has no effect."""
@@ -314,6 +343,16 @@ def _subject(idea: str) -> str:
 def _quoted(path: str) -> bytes:
     raw = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return b'"%s"' % raw
+
+
+def _conflicts(listing: bytes) -> dict[str, dict[str, Entry]]:
+    """Read the output of `git ls-files -u -z`: for each path, what "1" the parent, "2" we and "3" the pick have."""
+    conflicts: dict[str, dict[str, Entry]] = {}
+    for line in listing.split(b"\0")[:-1]:
+        head, _, path = line.partition(b"\t")
+        mode, oid, stage = head.decode().split(" ")
+        conflicts.setdefault(os.fsdecode(path), {})[stage] = Entry(mode, oid)
+    return conflicts
 
 
 def _paths(listing: bytes) -> list[str]:

@@ -19,7 +19,6 @@ from autoresearch_ray.model import (
     Nominated,
     Published,
     Refused,
-    Replay,
     Rule,
     Status,
 )
@@ -241,23 +240,7 @@ def _complete(draft: Draft, commit: str) -> bool:
     """Whether nothing that was tried with it is left to be brought together, and nothing is being brought together."""
     group = draft.board.pool.next_kept(GROUP)
     inside = draft.board.contains(commit)
-    return not gathering(draft) and all(each.commit in inside for each in group)
-
-
-def gathering(draft: Draft) -> bool:
-    """Whether another lane is bringing kept changes together."""
-    return any(draft.board.pool.is_kept(each) for each in being_tried(draft))
-
-
-def being_tried(draft: Draft) -> set[str]:
-    """The changes that other lanes are trying in company."""
-    tried: set[str] = set()
-    for lane in draft.others:
-        if lane.active and isinstance(lane.order, Replay):
-            tried.update(lane.order.commits)
-        elif lane.active and lane.pending is not None:
-            tried.update(draft.board.experiments[lane.pending].picked)
-    return tried
+    return not draft.gathering and all(each.commit in inside for each in group)
 
 
 def standing_of_nominee(draft: Draft) -> Judgement | None:

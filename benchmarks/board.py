@@ -10,19 +10,12 @@ import click
 from autoresearch_ray import ledger
 from autoresearch_ray.board import replay
 from autoresearch_ray.model import Attempt, Failure, FailureKind, Resources, Usage
+from autoresearch_ray.policies.bayes import Bayes
 from benchmarks import Row, conclude, machine
-from tests.game import Game
+from benchmarks.world import Landscape, Run
 
 _TARGET_SECONDS = 5.0
 _TAIL = "".join(f'  File "train.py", line {number}, in forward\n' for number in range(30))
-
-
-def play(experiments: int, lanes: int) -> Game:
-    """A run to its end: lanes in random turns, a tenth of the candidates crash."""
-    game = Game.of(lanes, experiments=experiments)
-    while active := game.active():
-        game.hand_in(_full(game.attempt(game.chance.choice(active))))
-    return game
 
 
 def _full(attempt: Attempt) -> Attempt:
@@ -40,11 +33,8 @@ def _full(attempt: Attempt) -> Attempt:
         654.25,
         61.0,
     )
-    failure = Failure(FailureKind.CRASH, "exit status 1", _TAIL) if number % 10 == 0 and attempt.line else None
-    value = None if failure else attempt.measurement.value
-    measurement = replace(
-        attempt.measurement, value=value, failure=failure, exit_code=bool(failure), resources=resources
-    )
+    failure = Failure(FailureKind.CRASH, "exit status 1", _TAIL) if attempt.measurement.failure else None
+    measurement = replace(attempt.measurement, failure=failure, exit_code=bool(failure), resources=resources)
     usage = Usage(31.5, 21034, 1203, 0.0612) if attempt.line else Usage()
     return replace(
         attempt,
@@ -62,9 +52,9 @@ def main(experiments: int, lanes: int, as_json: bool) -> None:
     """How much CPU the decisions of a long run cost, and the replay of its ledger."""
     where = machine()
     begun = time.process_time()
-    game = play(experiments, lanes)
+    run = Run.of(Landscape(), 1, lanes, Bayes(), experiments=experiments).play(_full)
     decided = time.process_time()
-    lines = [ledger.encode(line) for line in game.lines]
+    lines = [ledger.encode(line) for line in run.lines]
     encoded = time.process_time()
     board = replay(map(ledger.decode, lines))
     replayed = time.process_time()

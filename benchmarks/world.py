@@ -1,15 +1,15 @@
 """Made-up worlds whose true values are known, and runs of the real board and policies in them on a virtual clock.
 
 Nothing is decided here: a lane asks `orders.sit`, hands in to `orders.decide`, and does what the reply says, as a
-worker does. What is made up is the agent, which draws an idea, and the evaluation, which answers the commit's true value
-plus noise. Lower is better; the base is worth 1.
+worker does. What is made up is the agent, which draws an idea, and the evaluation, which answers the commit's true
+value plus noise. Lower is better; the base is worth 1.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autoresearch_ray import orders
@@ -101,8 +101,11 @@ class World:
     def commit(self, parent: str, more: Sequence[Change]) -> str:
         self._made += 1
         name = f"c{self._made:07d}"
-        self.changes[name] = (*self.changes[parent], *more)
-        self._truth[name] = self._value(self.changes[name])
+        there, value = self.changes[parent], self._truth[parent]
+        for change in more:
+            value += change.harm if change.idea is None else -self._effect(change.idea, there)
+            there = (*there, change)
+        self.changes[name], self._truth[name] = there, value
         return name
 
     def fits(self, change: Change, there: Sequence[Change]) -> bool:
@@ -115,19 +118,19 @@ class World:
 
     def conflict(self, one: Change, other: Change) -> bool:
         """Two changes conflict by what they are, whoever made them."""
-        low, high = sorted((_key(one), _key(other)))
+        return self._clash(_key(one), _key(other))
+
+    def _clash(self, one: int, other: int) -> bool:
+        low, high = (one, other) if one < other else (other, one)
         mixed = (low * 2654435761 ^ high * 2246822519 ^ self._salt) & 0xFFFFFFFF
         return ((mixed * 2654435761 >> 8) % 10_000) < 10_000 * self.landscape.conflicts
 
-    def _value(self, changes: Sequence[Change]) -> float:
-        value, good = 1.0, 0
-        for at, each in enumerate(changes):
-            if each.idea is None:
-                value += each.harm
-            elif not any(self.conflict(each, other) for other in changes[:at] if other.idea is not None):
-                value -= self.effects[each.idea] * (1 - self.landscape.fading) ** good
-                good += 1
-        return value
+    def _effect(self, idea: int, there: Sequence[Change]) -> float:
+        """What an idea is worth on top of the changes `there`: nothing, if one of them conflicts with it."""
+        others = [each.idea for each in there if each.idea is not None]
+        if any(self._clash(idea, other) for other in others):
+            return 0.0
+        return self.effects[idea] * (1 - self.landscape.fading) ** len(others)
 
 
 def _key(change: Change) -> int:
@@ -143,6 +146,7 @@ class Run:
     policy: Policy
     now: float = 0.0
     best: list[tuple[float, str]] = field(default_factory=list)  # each published best, and when
+    lines: list[list[Event]] = field(default_factory=list)  # the ledger as it would be written
     decisions: int = 0
     _queue: list[tuple[float, int, str, Attempt]] = field(default_factory=list)
     _under_way: dict[str, Change] = field(default_factory=dict)
@@ -151,7 +155,7 @@ class Run:
     def of(cls, landscape: Landscape, seed: int, lanes: int, policy: Policy, **options: object) -> Run:
         words = {"tag": f"world{seed}", "lanes": 1, **options}
         opened = Opened(0.0, f"world{seed}", BASE, "", _program(**words), "", "0")
-        run = cls(World(landscape, random.Random(seed)), Board(opened), policy)
+        run = cls(World(landscape, random.Random(seed)), Board(opened), policy, lines=[[opened]])
         for index in range(lanes):
             device = f"class {index % len(landscape.biases)}"
             seat = Seat(f"gpu{index}", index, "host", 1, device, device_class=device)
@@ -160,21 +164,22 @@ class Run:
             run._start(seat.lane, order)
         return run
 
-    def play(self) -> Run:
-        """Until every lane has stopped."""
+    def play(self, dressed: Callable[[Attempt], Attempt] = lambda attempt: attempt) -> Run:
+        """Until every lane has stopped. Each attempt is `dressed` before it is handed in."""
         while self._queue:
             self.now, _, lane, attempt = heapq.heappop(self._queue)
             self._under_way.pop(lane, None)
             if attempt.kind == "propose" and attempt.commit:
                 idea = self.world.changes[attempt.commit][-1].idea
                 self.world.tried |= set() if idea is None else {idea}
-            events, order = orders.decide(self.board, attempt, self.now, self.policy)
-            self.decisions += 1
+            events, order = orders.decide(self.board, dressed(attempt), self.now, self.policy)
             self._apply(events)
+            self.decisions += 1
             self._start(lane, order)
         return self
 
     def _apply(self, events: Sequence[Event]) -> None:
+        self.lines.append(list(events))
         for event in events:
             self.board.apply(event)
             if isinstance(event, Published):
