@@ -207,7 +207,7 @@ class Store(Bare):
         if done.code == 0:
             return True, []
         conflicts = _conflicts(bare.git("ls-files", "--unmerged", "-z", folder=tree, more=here))
-        merged = self._merge(tree, here, conflicts)
+        merged = bool(conflicts) and self._merge(tree, here, conflicts)
         empty = bare.run("diff", "--cached", "--quiet", folder=tree, more=here).code == 0
         if done.code != 1 or not (conflicts or empty):
             raise RepoError(f"git cherry-pick failed: {done.err.strip()}", bare.BY_ITSELF)
@@ -232,7 +232,7 @@ class Store(Bare):
         bare.git("update-index", "-z", "--index-info", folder=tree, more=here, stdin=b"".join(entries))
         paths = b"".join(os.fsencode(each) + b"\0" for each in conflicts)
         bare.git("checkout-index", "-f", "-u", "-q", "-z", "--stdin", folder=tree, more=here, stdin=paths)
-        return bool(conflicts)
+        return True
 
     def _idle(self, change: Change, before: Entry | None, after: bytes | None) -> bool:
         """Whether a change that may be made has no effect."""

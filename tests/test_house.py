@@ -38,7 +38,7 @@ OURS = "autoresearch_ray"
 # Imports go down or stay on their floor. A folder stands as a whole.
 FLOORS = {
     "words": "errors model",
-    "thought": "ports noise board orders markdown metrics sections program advice brief proposals certainty results report picture sameness policies",
+    "thought": "ports noise board orders markdown metrics sections program advice brief proposals certainty results report picture sameness merge policies",
     "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",

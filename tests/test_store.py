@@ -866,6 +866,141 @@ def test_replay_of_an_unknown_commit_is_an_error(world: World) -> None:
         world.store.replay(["0" * 40], world.base)
 
 
+# --- Replay, merged by lines -----------------------------------------------------------------------------------------
+
+
+def change(world: World, parent: str, idea: str, **files: str | None) -> Candidate:
+    """A commit that writes these files below src/. None: the file goes."""
+    world.store.stand(world.tree, parent)
+    for name, content in files.items():
+        path = world.tree / "src" / name.replace("__", ".")
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content.encode())
+    return made(world.store.commit(world.tree, parent, idea, SCOPE, ""))
+
+
+def test_changes_of_neighbouring_lines_come_together(world: World) -> None:
+    leader = edit(world, world.base, "line 5\n", "leader\n")
+    mine = edit(world, world.base, "line 6\n", "mine\n")
+    both = made(world.store.replay([mine.commit], leader.commit))
+    assert both.picked == (mine.commit,) and both.left_out == () and len(both.line) == 1
+    assert "line 4\nleader\nmine\nline 7\n" in world.contents(both.commit)["train.py"].decode()
+    assert both.tree == world.store.tree(both.commit)
+    what = ("log", "-1", "--format=%an %ae %at %B")
+    assert world.store.git(*what, both.commit) == world.store.git(*what, mine.commit)
+    assert world.store.git("rev-parse", f"{both.commit}^").decode().strip() == leader.commit
+
+
+def test_twenty_constants_on_twenty_lines_come_together_from_twenty_lanes(world: World) -> None:
+    start = change(world, world.base, "start", model__py="".join(f"C{n} = 0\n" for n in range(20))).commit
+    lanes = []
+    for lane in range(20):
+        text = "".join(f"C{n} = {int(n == lane)}\n" for n in range(20))
+        lanes.append(change(world, start, f"C{lane} to 1", model__py=text).commit)
+    order = lanes[1::2] + lanes[::2]
+    group = made(world.store.replay(order[1:], order[0]))
+    assert group.picked == tuple(order[1:]) and group.left_out == () and len(group.line) == 19
+    assert world.contents(group.commit)["src/model.py"].decode() == "".join(f"C{n} = 1\n" for n in range(20))
+
+
+def test_one_line_changed_twice_is_left_out_and_the_rest_goes_on(world: World) -> None:
+    leader = edit(world, world.base, "line 5\n", "leader\n")
+    against = edit(world, world.base, "line 5\n", "against\n")
+    before = edit(world, world.base, "line 4\n", "before\n")
+    alike = edit(world, world.base, "line 5\nline 6\n", "leader\nalike\n")  # half of it is there already
+    fewer = edit(world, world.base, "line 7\nline 8\n", "fewer\n")
+    order = [before.commit, against.commit, alike.commit, fewer.commit]
+    group = made(world.store.replay(order, leader.commit))
+    assert group.picked == (before.commit, alike.commit, fewer.commit) and group.left_out == (against.commit,)
+    assert "line 3\nbefore\nleader\nalike\nfewer\nline 9\n" in world.contents(group.commit)["train.py"].decode()
+
+
+def test_a_pick_is_merged_with_all_of_its_files_or_with_none(world: World) -> None:
+    start = change(world, world.base, "start", one__py="a\nb\n", two__py="a\nb\n").commit
+    leader = change(world, start, "leader", one__py="A\nb\n", two__py="A\nb\n").commit
+    half = change(world, start, "half", one__py="a\nB\n", two__py="x\nb\n", new__py="new\n").commit
+    both = change(world, start, "both", one__py="a\nB\n", two__py="a\nB\n", new__py="other\n").commit
+    done = made(world.store.replay([half, both], leader))
+    assert done.picked == (both,) and done.left_out == (half,)
+    contents = world.contents(done.commit)
+    assert contents["src/one.py"] == contents["src/two.py"] == b"A\nB\n" and contents["src/new.py"] == b"other\n"
+    assert refused(world.store.replay([half], leader), FailureKind.CONFLICT) == "in conflict: src/one.py, src/two.py"
+
+
+def test_what_a_merge_finds_there_already_is_left_out_and_no_conflict(world: World) -> None:
+    start = change(world, world.base, "start", model__py="a\nb\nc\n").commit
+    leader = change(world, start, "leader", model__py="A\nB\nC\n").commit
+    there = change(world, start, "there", model__py="a\nB\nc\n").commit
+    assert refused(world.store.replay([there], leader), FailureKind.NO_CHANGE) == "all of it is there already"
+    other = edit(world, start, "line 5\n", "other\n").commit
+    done = made(world.store.replay([there, other], leader))
+    assert done.picked == (other,) and done.left_out == (there,)
+
+
+@pytest.mark.parametrize(
+    ("start", "leader", "mine"),
+    [
+        pytest.param("a\nb\n", {"model__py": None}, {"model__py": "a\nB\n"}, id="a file that the other removed"),
+        pytest.param("a\nb\n", {"new__py": "a\n"}, {"new__py": "b\n"}, id="a file that both added"),
+        pytest.param("\0\na\nb\n", {"model__py": "\0\nA\nb\n"}, {"model__py": "\0\na\nB\n"}, id="a binary file"),
+    ],
+)
+def test_what_are_no_lines_of_three_files_stays_a_conflict(
+    world: World, start: str, leader: dict[str, str | None], mine: dict[str, str | None]
+) -> None:
+    base = change(world, world.base, "start", model__py=start).commit
+    best, against = change(world, base, "leader", **leader).commit, change(world, base, "mine", **mine).commit
+    assert refused(world.store.replay([against], best), FailureKind.CONFLICT)
+
+
+def test_a_file_that_became_executable_on_one_side_stays_a_conflict(world: World) -> None:
+    start = change(world, world.base, "start", model__py="a\nb\n").commit
+    world.store.stand(world.tree, start)
+    path = world.tree / "src" / "model.py"
+    path.write_text("A\nb\n")
+    path.chmod(0o755)
+    leader = made(world.store.commit(world.tree, start, "leader", SCOPE, "")).commit
+    mine = change(world, start, "mine", model__py="a\nB\n").commit
+    assert refused(world.store.replay([mine], leader), FailureKind.CONFLICT)
+    again = change(world, leader, "again", model__py="A\nc\n").commit
+    assert world.store.entries(again)["src/model.py"].mode == "100755"
+    other = change(world, leader, "other", model__py="X\nb\n").commit
+    both = made(world.store.replay([other], again)).commit
+    assert world.store.entries(both)["src/model.py"].mode == "100755"
+    assert world.contents(both)["src/model.py"] == b"X\nc\n"
+
+
+@pytest.mark.parametrize("idea", ["# a comment, as git sees it", "#", "-- >8 --", "a  b"])
+def test_a_merged_pick_keeps_its_message(world: World, idea: str) -> None:
+    start = change(world, world.base, "start", model__py="a\nb\n").commit
+    leader = change(world, start, "leader", model__py="A\nb\n").commit
+    mine = change(world, start, idea, model__py="a\nB\n").commit
+    done = made(world.store.replay([mine], leader)).commit
+    raw = [world.store.git("cat-file", "commit", each).partition(b"\n\n")[2] for each in (done, mine)]
+    assert raw[0] == raw[1]
+
+
+def test_a_merge_keeps_bytes_and_odd_names_and_asks_no_attributes(tmp_path: Path) -> None:
+    user = UserRepo(tmp_path / "user")
+    user.write(".gitattributes", "* text=auto eol=crlf ident filter=x merge=x\n*.py -merge\n")
+    names = ("train.py", "src/a\tb.txt", "src/:(top)é.txt", 'src/"q".txt')
+    for name in names:
+        user.write(name, b"$Id$\r\n\xff\nc\n")
+    user.commit()
+    world = World(tmp_path, user)
+    made_of = []
+    for content in (b"$Id$\r\n\xfe\nc\n", b"$Id$\r\n\xff\nC"):
+        world.store.stand(world.tree, world.base)
+        for name in names:
+            (world.tree / name).write_bytes(content)
+        made_of.append(made(world.commit()).commit)
+    both = made(world.store.replay(made_of[1:], made_of[0])).commit
+    contents = world.contents(both)
+    assert [contents[each] for each in names] == [b"$Id$\r\n\xfe\nC"] * 4
+
+
 # --- Inside ----------------------------------------------------------------------------------------------------------
 
 
