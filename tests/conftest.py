@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_ray import ledger
+from autoresearch_ray.board import Board
+from autoresearch_ray.model import Closed, Opened, Ordered, Propose, Resumed
+
 # Ray reads these once, when whatever test comes first imports it: the settings of a single box.
 os.environ.update(
     {
@@ -136,6 +140,27 @@ class Toy:
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path / "toy")
+
+
+def counted_at_the_limit(run_folder: Path) -> int:
+    """Experiments that had a verdict when the last session closed: what a limit counts. Nothing is proposed after that.
+
+    What is under way is finished, and what was found is brought together, in experiments that nobody had to think of.
+    """
+    events = (event for line in ledger.read(run_folder / "ledger.jsonl") for event in line)
+    opened = next(events)
+    assert isinstance(opened, Opened)
+    board, counted = Board(opened), None
+    for event in events:
+        board.apply(event)
+        if isinstance(event, Resumed):
+            counted = None
+        elif isinstance(event, Closed) and counted is None:
+            counted = board.counted
+        proposed = isinstance(event, Ordered) and isinstance(event.order, Propose)
+        assert counted is None or not proposed, f"proposed after the end: {event}"
+    assert counted is not None
+    return counted
 
 
 @pytest.fixture(autouse=True)

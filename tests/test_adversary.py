@@ -40,7 +40,7 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.repo import Hub
-from tests.conftest import Toy, processes_of
+from tests.conftest import Toy, counted_at_the_limit, processes_of
 from tests.game import Game, opened, program
 from tests.test_evaluator import Bench
 
@@ -147,14 +147,14 @@ def test_traps_that_an_agent_leaves_in_its_checkout_do_not_close(toy: Toy, tempo
         count = pathlib.Path({str(tmp_path / "count")!r})
         number = int(count.read_text()) if count.exists() else 0
         count.write_text(str(number + 1))
-        with open('train.py', 'a') as file: file.write('# %d' % number + chr(10))
+        with open('train.py', 'a') as file: file.write('TRAP = %d' % number + chr(10))
         print('idea: trap', number, flush=True)
         exec({TRAPS!r}[number])
     """
     agent(toy, code, len(TRAPS))
     done = drive(toy)
     assert done.returncode == 0, done.stderr
-    tried = board_of(toy).experiments[1:]
+    tried = [each for each in board_of(toy).experiments if each.kind == "propose"]
     assert [each.failure for each in tried] == [None] * len(TRAPS) and all(each.values for each in tried)
     assert not canary.exists()
     assert processes_of(temporary) == []
@@ -177,10 +177,12 @@ def test_what_an_agent_says_is_one_printable_line_wherever_it_is_shown(toy: Toy)
 
 def test_an_agent_that_breaks_its_prompt_file_does_not_break_the_next_proposal(toy: Toy) -> None:
     break_it = "import os\np = os.environ['AUTORESEARCH_PROMPT']\nos.remove(p)\nos.mkdir(p)\n"
-    agent(toy, f"{break_it}open('train.py', 'a').write('# more' + chr(10))\nprint('idea: more')", 2)
+    edit = "open('train.py', 'a').write('MORE = %r' % os.environ['AUTORESEARCH_EXPERIMENT'] + chr(10))\n"
+    agent(toy, f"{break_it}{edit}print('idea: more')", 2)
     done = drive(toy)
     assert done.returncode == 0, done.stderr
-    assert board_of(toy).counts[Status.LOST] == 0
+    tried = [each for each in board_of(toy).experiments if each.kind == "propose"]
+    assert len(tried) == 2 and all(each.values for each in tried)
 
 
 def test_an_agent_that_leaves_a_deep_folder_does_not_break_the_way_out(toy: Toy, temporary: Path) -> None:
@@ -336,7 +338,7 @@ def test_a_candidate_that_takes_its_log_away_fails_alone(toy: Toy, become: str) 
     except subprocess.TimeoutExpired:
         pytest.fail("it hangs")
     assert done.returncode == 0, done.stderr
-    assert board_of(toy).counted == 3
+    assert counted_at_the_limit(toy.run_folder()) == 3
 
 
 # --- Rules -----------------------------------------------------------------------------------------------------------
@@ -387,7 +389,7 @@ def test_odd_paths_line_ends_and_a_busy_user(tmp_path: Path, monkeypatch: pytest
                 toy.commit()
                 toy.git("branch", "-D", "autoresearch/t1-cpu0")
                 toy.git("checkout", "-q", "-B", "autoresearch/t1-cpu1")
-    assert session.board.counted == 8 and all(each.value != 0 for each in session.board.experiments)
+    assert counted_at_the_limit(toy.run_folder()) == 8 and all(each.value != 0 for each in session.board.experiments)
     assert session.unpublished == ["autoresearch/t1-cpu1"]
     assert toy.git("rev-parse", "autoresearch/t1-cpu0") == session.board.lanes["cpu0"].head
     assert toy.git("status", "--porcelain", "--untracked-files=no") == ""
@@ -401,8 +403,11 @@ def test_two_runs_in_one_repository_at_once_leave_each_other_alone(toy: Toy) -> 
         assert (first.wait(60), second.returncode) == (0, 0)
     for tag in ("a", "b"):
         board = replay(ledger.read(toy.run_folder(tag) / "ledger.jsonl"))
-        assert board.counted == 3
+        assert counted_at_the_limit(toy.run_folder(tag)) == 3
         assert toy.git("rev-parse", f"autoresearch/{tag}-cpu0") == board.lanes["cpu0"].head
+
+
+MORE = "echo MORE=\\'$AUTORESEARCH_EXPERIMENT\\' >> train.py; echo 'idea: one more line'"
 
 
 def test_a_run_is_taken_up_with_fewer_workers_other_lanes_another_agent_and_policy(toy: Toy) -> None:
@@ -411,12 +416,13 @@ def test_a_run_is_taken_up_with_fewer_workers_other_lanes_another_agent_and_poli
     for changes in (
         {"workers": 1},
         {"lanes": 3, "policy": "greedy"},
-        {"agent": "command", "agent_command": "echo '#' >> train.py; echo 'idea: a comment'", "policy": "confirm"},
+        {"agent": "command", "agent_command": MORE, "policy": "confirm"},
     ):
         more = session.board.counted + 2
         with research(toy.folder, experiments=more, **changes) as session:
             list(session)
-        assert session.board.counted == more and not session.board.closed.failed  # type: ignore[union-attr]
+        assert counted_at_the_limit(toy.run_folder()) == more and not session.board.closed.failed  # type: ignore[union-attr]
+    assert all(each.values for each in session.board.experiments[-2:])
     assert len(set(attempts(toy))) == len(attempts(toy))
 
 

@@ -19,11 +19,11 @@ from autoresearch_ray import ledger, research
 from autoresearch_ray.agents.knobs import Knobs
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, ProgramError, RepoError, SetupError
-from autoresearch_ray.model import Measured, Status
+from autoresearch_ray.model import Measured, Ordered, Remeasure, Status
 from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.session import Session
-from tests.conftest import Toy, processes_of
+from tests.conftest import Toy, counted_at_the_limit, processes_of
 
 RUN = [sys.executable, "-m", "autoresearch_ray", "run"]
 
@@ -62,12 +62,12 @@ def test_a_run_ends_with_a_better_commit_that_can_be_merged(toy: Toy, temporary:
     with research(toy.program(more="experiments: 10")) as session:
         seen = list(session)
     best = session.best
-    assert seen[0].kind == "baseline" and len(seen) == 11
+    assert seen[0].kind == "baseline" and len(seen) == len(session.board.experiments)
     assert best is not None and best.number > 0 and len(best.values) >= 2
     assert toy.head == head and tree_of(toy.folder) == {**files, "program.md": tree_of(toy.folder)["program.md"]}
     assert toy.git("rev-parse", "autoresearch/t1") == best.commit
     board = board_of(toy)
-    assert board.experiments == session.board.experiments and board.counted == 10
+    assert board.experiments == session.board.experiments and counted_at_the_limit(toy.run_folder()) == 10
     hub = Hub.open(toy.run_folder() / "hub.git")
     assert all(hub.has(each.commit) for each in board.experiments if each.commit)
     assert {name: lane.head for name, lane in board.lanes.items()} == {
@@ -79,7 +79,13 @@ def test_a_run_ends_with_a_better_commit_that_can_be_merged(toy: Toy, temporary:
     )
     assert float(done.stdout.split()[1]) == pytest.approx(best.value, abs=0.01)
     rows = (toy.run_folder() / "results.tsv").read_text().splitlines()
-    assert len(rows) == 12 and rows[0].split("\t") == ["commit", "metric", "memory_gb", "status", "description"]
+    assert len(rows) == 1 + len(seen) and rows[0].split("\t") == [
+        "commit",
+        "metric",
+        "memory_gb",
+        "status",
+        "description",
+    ]
     assert "autoresearch/t1" in (toy.run_folder() / "report.md").read_text()
     assert [each for each in temporary.rglob("*") if each.is_file()] == [] and processes_of(temporary) == []
     assert toy.git("status", "--porcelain") == "M program.md"
@@ -122,7 +128,7 @@ def test_a_program_below_the_top_of_its_repository(toy: Toy) -> None:
         list(session)
     assert session.board.opened.prefix == "examples/small"
     assert (below / ".autoresearch" / "t1" / "ledger.jsonl").exists()
-    assert session.best is not None and session.board.counted == 3
+    assert session.best is not None and counted_at_the_limit(below / ".autoresearch" / "t1") == 3
 
 
 # --- Stopping and taking up ------------------------------------------------------------------------------------------
@@ -131,15 +137,19 @@ def test_a_program_below_the_top_of_its_repository(toy: Toy) -> None:
 def test_a_run_that_is_run_again_goes_on_without_the_baseline(toy: Toy) -> None:
     with research(toy.program(more="experiments: 3")) as session:
         list(session)
-    before = attempts(toy)
+    before, first = attempts(toy), list(ledger.read(toy.run_folder() / "ledger.jsonl"))
     with research(toy.program(more="experiments: 7")) as session:
         assert session.resumed
         list(session)
     after = attempts(toy)
     assert after[: len(before)] == before and len(set(after)) == len(after)
-    assert session.board.counted == 7
-    base = session.board.score(session.board.opened.base)
-    assert base is not None and base.n == 2  # one for each of the two workers, in the first session
+    assert counted_at_the_limit(toy.run_folder()) == 7
+    base, lines = session.board.opened.base, list(ledger.read(toy.run_folder() / "ledger.jsonl"))
+    assert len(lines) > len(first)
+    ordered = [event.order for line in lines for event in line if isinstance(event, Ordered)]
+    wanted = [each for each in ordered if isinstance(each, Remeasure) and each.commit == base]
+    calibrated = [each.why for each in wanted if each.why.startswith("the baseline")]
+    assert calibrated == ["the baseline"] * 2  # one for each of the two workers, in the first session
 
 
 def test_leaving_early_stops_cleanly_and_can_be_taken_up(toy: Toy) -> None:
@@ -151,7 +161,7 @@ def test_leaving_early_stops_cleanly_and_can_be_taken_up(toy: Toy) -> None:
     assert session.board.closed is not None and not session.board.closed.failed
     with research(toy.folder, experiments=session.board.counted + 2) as again:
         list(again)
-    assert again.board.counted == session.board.counted + 2
+    assert counted_at_the_limit(toy.run_folder()) == session.board.counted + 2
 
 
 def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no_process(
@@ -172,7 +182,7 @@ def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no
     assert "goes on" in done.stderr
     after = attempts(toy)
     assert after[: len(before)] == before and len(set(after)) == len(after)
-    assert board_of(toy).counted == board.counted + 2
+    assert counted_at_the_limit(toy.run_folder()) == board.counted + 2
     hub = Hub.open(toy.run_folder() / "hub.git")
     assert all(hub.has(each.commit) for each in board_of(toy).experiments if each.commit)
 
@@ -202,7 +212,8 @@ def test_run_in_json_prints_one_object_per_verdict(toy: Toy) -> None:
     toy.program(more="experiments: 3")
     done = subprocess.run([*RUN, str(toy.folder / "program.md"), "--json"], capture_output=True, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and sorted(row["n"] for row in rows) == [0, 1, 2, 3]
+    assert done.returncode == 0 and counted_at_the_limit(toy.run_folder()) == 3
+    assert sorted(row["n"] for row in rows) == list(range(len(board_of(toy).experiments)))
     assert {row["status"] for row in rows} <= {"keep", "discard"}
 
 
@@ -244,7 +255,7 @@ def test_scope_and_eval_are_frozen_while_strategy_may_change(toy: Toy) -> None:
     path.write_text(path.read_text() + "\nDo try a wider model.\n")
     with research(path) as session:
         list(session)
-    assert session.board.counted == 2 and "wider" in session.board.program.strategy
+    assert counted_at_the_limit(toy.run_folder()) == 2 and "wider" in session.board.program.strategy
 
 
 # --- Faults ----------------------------------------------------------------------------------------------------------
@@ -267,11 +278,11 @@ def test_an_agent_that_always_fails_stops_the_run_with_the_reason_and_it_resumes
     assert session.board.counted == 0
     with research(toy.program(more="experiments: 2")) as session:
         list(session)
-    assert session.board.counted == 2
+    assert counted_at_the_limit(toy.run_folder()) == 2
 
 
 def test_crashes_are_recorded_and_the_run_goes_on(toy: Toy) -> None:
-    command = "echo 'raise ValueError(1)' >> train.py; echo 'idea: crash'"
+    command = r"echo raise ValueError\\(\"'$AUTORESEARCH_EXPERIMENT'\"\\) >> train.py; echo 'idea: crash'"
     with research(toy.program(agent="command", more=f'experiments: 3\nagent_command: "{command}"')) as session:
         list(session)
     assert session.board.counts[Status.CRASH] == 3
@@ -360,7 +371,7 @@ def test_a_scope_without_files_no_repository_and_dirty_files(toy: Toy, tmp_path:
     assert nothing_is_written(toy.folder) and nothing_is_written(alone)
     with research(path, allow_dirty=True, experiments=1) as session:
         list(session)
-    assert session.board.counted == 1 and (toy.folder / "train.py").read_text() == "LR = 1\n"
+    assert counted_at_the_limit(toy.run_folder()) == 1 and (toy.folder / "train.py").read_text() == "LR = 1\n"
 
 
 def test_the_command_line_says_it_on_one_line_and_exits_with_two(toy: Toy) -> None:
@@ -452,12 +463,14 @@ class Raising:
 
 
 def test_lanes_with_the_same_idea_make_commits_of_their_own(toy: Toy) -> None:
-    command = "sed -i 's/WIDTH = .*/WIDTH = 30/' train.py; echo 'idea: the same'"
+    own = r"sed -i \"s/WIDTH = .*/WIDTH = 30 + 0 * len('$AUTORESEARCH_EXPERIMENT')/\" train.py"
+    command = f"{own}; echo 'idea: the same'"
     program = toy.program(agent="command", workers=3, more=f'experiments: 3\nagent_command: "{command}"')
     with research(program) as session:
         list(session)
-    commits = [each.commit for each in session.board.experiments[1:]]
-    assert len(set(commits)) == len(commits) == 3
+    tried = [each for each in session.board.experiments if each.kind == "propose"]
+    assert {each.idea for each in tried} == {"the same"} and all(each.values for each in tried)
+    assert len({each.commit for each in tried}) == len(tried) == 3
 
 
 def test_a_guard_that_fails_on_the_base_is_said_at_once(toy: Toy) -> None:
