@@ -29,7 +29,7 @@ class LayeredDict(dict[K, V]):
         found = super().get(key)
         return self._below.get(key, default) if found is None else found
 
-    def setdefault(self, key: K, default: V) -> V:  # type: ignore[override]
+    def setdefault(self, key: K, default: V) -> V:
         found = self.get(key)
         if found is None:
             found = self[key] = default

@@ -52,7 +52,7 @@ class Effects:
     _FLOOR = -6.0
     _DOUBT = 6.0  # gains that the guess for an unknown program counts for
     _GUESS = 2.0  # its standard deviation, in sigmas of one measurement
-    _SCARCE = 12.0  # tuned, as are the other constants here, on `benchmarks.landscape`
+    _SCARCE = 16.0  # tuned, as are the other constants here, on `benchmarks.landscape`
     _MEMORY = 100.0  # gains after which one has faded to a third
 
     def __init__(self) -> None:

@@ -47,8 +47,8 @@ from autoresearch_ray.verdicts import (
 )
 
 _MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
-_CLEAR = 2.0  # the same of near misses to be tried together
-_NEAR = 16  # near misses
+_CLEAR = 3.0  # the same of near misses to be tried together
+_NEAR = 32  # near misses
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
 
@@ -341,7 +341,9 @@ def _combine(draft: Draft) -> Order | None:
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
-    few = likely < _CLEAR * draft.sigma and len(group) < _NEAR and not board.closed
+    few = likely < _CLEAR * draft.sigma and len(group) < _NEAR
+    if board.closed:  # the last chance of those that have had none
+        few = board.pool.tried_before(group)
     if len(group) < 2 or few or value < 2 * board.effects.worth(draft.sigma):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")

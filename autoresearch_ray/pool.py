@@ -80,6 +80,10 @@ class Pool:
             self._ranked = self._in_order(self._missed)
         return _group((each for each in self._ranked if each.commit not in busy), self._limits, most)
 
+    def tried_before(self, group: Iterable[Change]) -> bool:
+        """Whether one of them was in a group that brought nothing."""
+        return any(each.commit in self._limits for each in group)
+
     def _in_order(self, changes: dict[str, Change]) -> list[Change]:
         """What may be tried in the largest company first, then what is expected to bring most."""
         limits = self._limits
