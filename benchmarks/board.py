@@ -18,6 +18,11 @@ _TARGET_SECONDS = 5.0
 _TAIL = "".join(f'  File "train.py", line {number}, in forward\n' for number in range(30))
 
 
+def play(experiments: int, lanes: int) -> Run:
+    """A run to its end in the reference world, as heavy as real ones are."""
+    return Run.of(Landscape(), 1, lanes, Bayes(), experiments=experiments).play(_full)
+
+
 def _full(attempt: Attempt) -> Attempt:
     """The attempt with all that a GPU, an agent and a traceback add to it."""
     number = int(attempt.id.rpartition("-")[2])
@@ -52,7 +57,7 @@ def main(experiments: int, lanes: int, as_json: bool) -> None:
     """How much CPU the decisions of a long run cost, and the replay of its ledger."""
     where = machine()
     begun = time.process_time()
-    run = Run.of(Landscape(), 1, lanes, Bayes(), experiments=experiments).play(_full)
+    run = play(experiments, lanes)
     decided = time.process_time()
     lines = [ledger.encode(line) for line in run.lines]
     encoded = time.process_time()
