@@ -72,7 +72,9 @@ class Game:
     clashes: float = 0.0  # share of all pairs of changes that conflict
     biases: dict[str, float] = field(default_factory=lambda: {"": 0.0})  # by class: how much higher values read there
     truth: dict[str, float] = field(default_factory=lambda: {"base": 1.0})
-    changes: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"base": ()})  # in each commit, the last one last
+    changes: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"base": ()}
+    )  # in each commit, the last one last
     effects: dict[str, float] = field(default_factory=dict)  # of each change
     orders: dict[str, Order] = field(default_factory=dict)
     lines: list[list[Event]] = field(default_factory=list)
