@@ -126,10 +126,9 @@ def test_one_change_that_does_harm_is_cornered_in_a_few_tries_and_all_others_get
 ) -> None:
     pool, harmful = pool_of(count), f"c{bad.draw(st.integers(0, count - 1))}"
     inside: list[str] = []
-    for tries in itertools.count():
-        group = names(pool.next_kept(64))
-        if not group:
-            break
+    tries = 0
+    while group := names(pool.next_kept(64)):
+        tries += 1
         if harmful in group:
             pool.halve(group)
         else:
