@@ -11,6 +11,7 @@ import fnmatch
 import graphlib
 import importlib
 import inspect
+import math
 import pickle
 import re
 import subprocess
@@ -29,8 +30,7 @@ from hypothesis import strategies as st
 import autoresearch_ray
 from autoresearch_ray import errors
 from autoresearch_ray.cli import VERBS, main
-from autoresearch_ray.model import Direction
-from autoresearch_ray.ports import Case, Policy, Score, named
+from autoresearch_ray.ports import Case, Policy, named
 
 ROOT = Path(__file__).parents[1]
 OURS = "autoresearch_ray"
@@ -38,7 +38,10 @@ OURS = "autoresearch_ray"
 # Imports go down or stay on their floor. A folder stands as a whole.
 FLOORS = {
     "words": "errors model",
-    "thought": "ports noise board orders markdown metrics sections program advice brief proposals certainty results report picture sameness merge policies",
+    "thought": (
+        "ports noise evidence pool suspicion layered board draft verdicts orders policies "
+        "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
+    ),
     "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",
@@ -62,8 +65,32 @@ ROOMS = {
 EXTRAS = {"optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has them
 
 # What decides may import this much of the standard library: no clock, no disk, no chance.
-PURE = {"errors", "model", "noise", "board", "orders", "policies"}
-STILL = {"__future__", "collections", "copy", "dataclasses", "enum", "fnmatch", "hashlib", "math", "typing"}
+PURE = {
+    "errors",
+    "model",
+    "noise",
+    "evidence",
+    "pool",
+    "suspicion",
+    "layered",
+    "board",
+    "draft",
+    "verdicts",
+    "orders",
+    "policies",
+}
+STILL = {
+    "__future__",
+    "collections",
+    "copy",
+    "dataclasses",
+    "enum",
+    "fnmatch",
+    "functools",
+    "hashlib",
+    "math",
+    "typing",
+}
 
 CLOSETS = ("agents.", "policies.", "monitors.")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -314,34 +341,41 @@ def test_a_name_is_a_file_with_one_public_class(name: str) -> None:
 
 def test_a_policy_knows_only_the_port_and_the_words() -> None:
     policies = [each for each in IMPORTS if each.by.name.startswith("policies.") and each.target in MODULES]
-    assert [str(each) for each in policies if not re.match(r"model$|ports$|policies\.", each.target)] == []
+    assert [str(each) for each in policies if not re.match(r"model$|ports$|noise$|policies\.", each.target)] == []
 
 
-scores = st.builds(Score, n=st.integers(1, 9), mean=st.floats(-1e6, 1e6))
+sizes = st.floats(1e-6, 1e3)
+gains = st.floats(-1e6, 1e6)
 cases = st.builds(
     Case,
-    direction=st.sampled_from(Direction),
-    candidate=scores,
-    parent=scores,
-    best=st.none() | scores,
-    sigma=st.none() | st.floats(0, 1e3),
+    gain=gains,
+    error=sizes,
+    n=st.integers(1, 40),
+    sigma=sizes,
+    prior=st.tuples(gains, st.just(0.0) | sizes),
+    worth=st.floats(0, 1e3) | st.just(math.inf),
+    lead=st.none() | gains,
     lines=st.integers(-99, 99),
 )
+known = cases | st.builds(lambda case: replace(case, sigma=0.0, error=0.0), cases)  # or the noise is not known
 
 
 @pytest.mark.parametrize("name", [each.partition(".")[2] for each in NAMED if each.startswith("policies.")])
-@given(case=cases, lanes=st.integers(1, 64), every=st.integers(1, 9), data=st.data())
+@given(case=known, lanes=st.integers(1, 64), every=st.integers(1, 9), data=st.data())
 def test_each_policy_keeps_the_contract(name: str, case: Case, lanes: int, every: int, data: st.DataObject) -> None:
     policy: Policy = named("policies", name)()
-    assert policy.confirmations >= 1
-    judgement = policy.judge(case)
-    assert judgement.call in ("keep", "discard", "again") and judgement.reason
-    assert named("policies", name)().judge(case) == judgement == policy.judge(case), "it is pure"
-    often = replace(case, candidate=replace(case.candidate, n=100))
-    assert policy.judge(often).call != "again", "it comes to an end"
-    assert not policy.moves(0, lanes, 10_000, every), "the leader stays"
+    assert policy.confirmations >= 1 and policy.claims >= 1
+    assert isinstance(policy.gathers, bool) and isinstance(policy.combines, bool)
+    for what in ("judge", "publishes"):
+        judgement = getattr(policy, what)(case)
+        assert judgement.call in ("keep", "discard", "again") and judgement.reason
+        again = getattr(named("policies", name)(), what)(case)
+        assert again == judgement == getattr(policy, what)(case), "it is pure"
+        assert getattr(policy, what)(replace(case, n=100)).call != "again", "it comes to an end"
+    assert policy.moves(0, lanes, 10_000, every) == "stay", "the leader stays"
     rank = data.draw(st.integers(0, lanes - 1))
-    assert not policy.moves(rank, lanes, every - 1, every), "nobody moves before its time"
+    assert policy.moves(rank, lanes, every - 1, every) == "stay", "nobody moves before its time"
+    assert policy.moves(rank, lanes, 10_000, every) in ("stay", "reset", "replay")
 
 
 # --- What is written, and what is not --------------------------------------------------------------------------------
