@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 
 _SHRINK = 8.0  # degrees of freedom that the noise of all classes together counts for in that of one
-_FEW = 2.0  # inflation while there are few: with one degree of freedom, sigma is taken 1.7 times as large
+# Student's t over the normal at 97 %, by the number of degrees of freedom, as the first terms of Fisher's expansion:
+# sigma is taken 3.4 times as large with one, 1.5 times with three.
+_FEW = (1.13, 1.27)
 
 
 class Noise:
@@ -38,7 +40,8 @@ class Noise:
             return None
         everywhere = pooled._squares / pooled.degrees_of_freedom
         variance = (self._squares + _SHRINK * everywhere) / (self.degrees_of_freedom + _SHRINK)
-        return math.sqrt(variance * (pooled.degrees_of_freedom + _FEW) / pooled.degrees_of_freedom)
+        few = 1 / pooled.degrees_of_freedom
+        return math.sqrt(variance) * (1 + few * (_FEW[0] + few * _FEW[1]))
 
 
 class Effects:

@@ -236,9 +236,9 @@ def _others_do_the_rest(draft: Draft) -> Order | None:
     if experiments is None:
         return None
     under_way = sum(isinstance(lane.order, Propose | Replay) or lane.pending is not None for lane in draft.working)
-    if draft.board.counted + under_way >= experiments:
-        return Stop(f"the other lanes do the rest of {experiments} experiments")
-    return None
+    if draft.board.counted + under_way < experiments:
+        return None
+    return _stand_by(draft) or Stop(f"the other lanes do the rest of {experiments} experiments")
 
 
 # --- The best --------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def _baseline_first(draft: Draft) -> Order | None:
             return draft.remeasure(base, "the baseline")
     score = board.score(base)
     times = (score.n if score else 0) + draft.under_way[base]
-    return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
+    return draft.remeasure(base, "the baseline: how large is the noise?") if times < draft.policy.baselines else None
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:
@@ -370,14 +370,23 @@ def _claim(draft: Draft) -> Order | None:
     return draft.remeasure(best.commit, "the best, so that its value holds")
 
 
+def _ends(draft: Draft) -> Order | None:
+    """The run is closed: what another lane may still propose as the best needs this device once more."""
+    if draft.board.closed and (draft.board.nominee or draft.gathering or any(each.pending for each in draft.working)):
+        return _stand_by(draft)
+    return None
+
+
 def _stand_by(draft: Draft) -> Order | None:
-    """A run that ends needs this device once more, for what another lane is about to propose as the best."""
-    board, best = draft.board, draft.board.best
-    if not board.closed or not best or not best.commit or not (board.nominee or draft.gathering):
+    """While others finish: the only second device, or the only one of its class, must be there to confirm."""
+    best, here = draft.board.best, draft.lane.seat
+    if best is None or not best.commit or draft.policy.confirmations < 2 or draft.lane.remeasure_failures_in_a_row:
         return None
-    if draft.policy.confirmations < 2 or draft.under_way[best.commit] >= len(board.classes):
+    workers = {lane.seat.worker for lane in draft.working} - {here.worker}
+    classes = {lane.seat.device_class for lane in draft.working}
+    if not workers or (len(workers) > 1 and here.device_class in classes):
         return None
-    return draft.remeasure(best.commit, "while what may be better is measured")
+    return draft.remeasure(best.commit, "while others finish, the best is measured once more")
 
 
 def _agent_is_failing(draft: Draft) -> Order | None:
@@ -454,7 +463,7 @@ _RULES: tuple[_Rule, ...] = (
     _gather,
     _combine,
     _claim,
-    _stand_by,
+    _ends,
     _closed,
     _others_do_the_rest,
     _mend,

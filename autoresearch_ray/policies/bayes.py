@@ -20,6 +20,7 @@ class Bayes:
     """
 
     confirmations = 2
+    baselines = 3
     gathers = True
     combines = True
     claims = 32  # a mean of 32 is off by 0.14 sigma on average
@@ -33,7 +34,7 @@ class Bayes:
         mean, spread = posterior(case)
         sure = cumulative(mean / spread)
         found = f"gain {case.gain:+.3g} ± {case.error:.2g}, n = {case.n}"
-        words = f"{found}; {mean:+.3g} is to be expected, and that it is better is {sure:.1%} sure"
+        words = f"{found}; likely {mean:+.3g}, and better with {sure:.1%}"
         if case.n < self.most and self._value_of_another(case, mean, spread) > case.worth:
             return Judgement("again", f"too close to call: {words}", mean, spread)
         if sure >= self.sure:
@@ -47,7 +48,7 @@ class Bayes:
             return self._exact(case)
         mean, spread = posterior(case)
         sure = cumulative(mean / spread)
-        words = f"better than the best by {case.gain:.3g} ± {case.error:.2g}, n = {case.n}, and {sure:.0%} sure"
+        words = f"better than the best by {case.gain:.3g} ± {case.error:.2g}, n = {case.n}, and with {sure:.1%}"
         if sure >= self.surer:
             return Judgement("keep", words, mean, spread)
         if sure > 0.5 and case.n < self.most:
