@@ -259,7 +259,7 @@ def _baseline_first(draft: Draft) -> Order | None:
             return draft.remeasure(base, "the baseline")
     score = board.score(base)
     times = (score.n if score else 0) + draft.under_way[base]
-    return draft.remeasure(base, "the baseline: how large is the noise?") if times < draft.policy.baselines else None
+    return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:

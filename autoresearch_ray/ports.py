@@ -97,7 +97,6 @@ class Policy(Protocol):
     """Decides what is kept, what is measured again, and how branches come together. Pure."""
 
     confirmations: int  # measurements that a published best needs
-    baselines: int  # measurements of the base before anything is proposed: they tell how large the noise is
     gathers: bool  # what any lane kept is brought together on the best, and all lanes stand on that
     combines: bool  # near misses are tried together, too
     claims: int  # measurements of the best when a run ends, so that its value holds

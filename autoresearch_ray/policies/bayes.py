@@ -20,7 +20,6 @@ class Bayes:
     """
 
     confirmations = 2
-    baselines = 3
     gathers = True
     combines = True
     claims = 32  # a mean of 32 is off by 0.14 sigma on average

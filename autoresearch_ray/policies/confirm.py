@@ -19,7 +19,6 @@ class Confirm(_Greedy):
     """
 
     confirmations = 2
-    baselines = 2
     most = 3  # measurements of one candidate before it is decided
 
     def judge(self, case: Case) -> Judgement:

@@ -11,7 +11,6 @@ class Greedy:
     """Believes every single measurement: right without noise, and about half luck with it."""
 
     confirmations = 1
-    baselines = 1
     gathers = False
     combines = False
     claims = 1
