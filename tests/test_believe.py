@@ -591,10 +591,9 @@ def lucky(checkout: Path, brief: Brief) -> None:
         path.write_text(text.replace("    model = Model(seed)\n", BY_SEED.format(seed=brief.seed, rate=rate)))
         done = subprocess.run(SCORED, shell=True, cwd=checkout, env=environ, capture_output=True, text=True, check=True)
         gain = base - float(done.stdout.partition("\nval_bpb: ")[2].split()[0])
-        if 0.1 < gain < 0.2:
-            shutil.rmtree(checkout / "__pycache__", ignore_errors=True)
+        if 0.15 < gain < 0.25:
             return
-        rate += (0.15 - gain) / 1500
+        rate += (0.2 - gain) / 1500
     pytest.fail(f"no luck: {gain}")
 
 
@@ -607,7 +606,7 @@ BY_SEED = """\
 
 
 @pytest.mark.parametrize("policy", ["bayes", "greedy"])
-def test_in_the_example_a_change_that_was_better_with_one_seed_and_not_with_three_is_discarded(
+def test_in_the_example_a_change_that_was_better_with_its_first_seed_and_not_with_the_next_is_discarded(
     tmp_path: Path, player: type[Player], policy: str
 ) -> None:
     repo = UserRepo(tmp_path / "quickstart")
@@ -618,15 +617,15 @@ def test_in_the_example_a_change_that_was_better_with_one_seed_and_not_with_thre
     repo.write("program.md", page.replace("`python harness.py`", f"`{SCORED}`"))
     repo.commit()
     player.plays["cpu0"] = [lucky]
-    words: dict[str, object] = {"tag": "t1", "agent": PLAYER, "workers": 1, "backend": "local", "experiments": 1}
+    # Seeds follow from the tag: with this one the harness's own noise is usual at first, and kind to nobody later on.
+    words: dict[str, object] = {"tag": "n109", "agent": PLAYER, "workers": 1, "backend": "local", "experiments": 1}
     with research(repo.folder, policy=policy, **words) as session:
         list(session)
     baseline, tried = session.board.experiments[:2]
     before = player.told["cpu0"][0].history[0].value
-    assert before is not None and tried.values[0] < before - 0.1  # one standard deviation is about 0.1
+    assert before is not None and tried.values[0] < before - 0.15  # one standard deviation is about 0.1
     if policy == "greedy":  # which is how luck is published
         assert tried.status is Status.KEEP and session.best == tried and len(tried.values) == 1
         return
-    assert tried.status is Status.DISCARD and not session.board.published and len(tried.values) >= 3
-    assert sum(tried.values[1:]) / len(tried.values[1:]) > tried.values[0] + 0.05
-    assert session.best == baseline
+    assert tried.status is Status.DISCARD and not session.board.published and session.best == baseline
+    assert len(tried.values) > 1 and all(each > tried.values[0] + 0.1 for each in tried.values[1:])
