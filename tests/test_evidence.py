@@ -50,10 +50,20 @@ def test_while_little_is_known_the_noise_is_taken_to_be_larger(commits: list[lis
     pooled = noise_of(commits)
     assert pooled.sigma is not None
     alone, unknown = pooled.cautious(pooled), Noise().cautious(pooled)
-    assert alone is not None and unknown is not None
-    factor = math.sqrt((pooled.degrees_of_freedom + 2) / pooled.degrees_of_freedom)
-    assert alone == pytest.approx(factor * pooled.sigma)  # of the only class there is
-    assert unknown == pytest.approx(factor * pooled.sigma)  # of a class that has measured nothing twice
+    assert alone is not None and alone >= pooled.sigma
+    assert unknown == pytest.approx(alone)  # a class that has measured nothing twice is taken to be as all are
+
+
+@pytest.mark.parametrize(("freedom", "ratio"), [(3, 1.569), (5, 1.288), (10, 1.127), (30, 1.039), (100, 1.011)])
+def test_the_noise_is_larger_as_student_s_t_is_than_the_normal(freedom: int, ratio: float) -> None:
+    """At 97 %, of tables; with one and two degrees of freedom, where t is far out, it is less."""
+    pooled = noise_of([[0.0, 1.0]] * freedom)
+    cautious, sigma = pooled.cautious(pooled), pooled.sigma
+    assert cautious is not None and sigma is not None
+    assert cautious / sigma == pytest.approx(ratio, rel=0.04)
+    few = [noise_of([[0.0, 1.0]] * number) for number in (1, 2, freedom)]
+    factors = [(each.cautious(each) or 0.0) / (each.sigma or 1.0) for each in few]
+    assert factors == sorted(factors, reverse=True)
 
 
 def test_much_that_is_known_of_a_class_counts_more_than_what_is_known_of_all() -> None:
