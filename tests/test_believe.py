@@ -15,6 +15,7 @@ import pytest
 
 from autoresearch_ray import ledger, research
 from autoresearch_ray.board import Board, replay
+from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import (
     Brief,
     Event,
@@ -26,6 +27,7 @@ from autoresearch_ray.model import (
     Options,
     Ordered,
     Proposal,
+    Propose,
     Remeasure,
     Status,
 )
@@ -256,10 +258,10 @@ def test_what_two_lanes_kept_is_brought_together_and_its_number_is_measured_and_
     assert last.value == pytest.approx(0.7, abs=0.005)
 
 
-def late(night: Night, edit: Line) -> Line:
-    """The same edit; it is only measured to its end when something was nominated."""
+def late(night: Night, edit: Line, event: str = "nominated") -> Line:
+    """The same edit; it is only measured to its end when the ledger has such an event."""
     path = str(night.toy.run_folder() / "ledger.jsonl")
-    wait = f"while b'nominated' not in open({path!r}, 'rb').read():\n    time.sleep(0.01)"
+    wait = f"while b'{event}' not in open({path!r}, 'rb').read():\n    time.sleep(0.01)"
     return line(*edits_of(edit), ("SAFE = True\n", f"SAFE = True\nimport time\n{wait}\n"), idea=str(edit["idea"]))
 
 
@@ -570,6 +572,168 @@ def test_a_device_that_reads_better_wins_nothing_by_it_and_the_best_is_confirmed
     base = board.score(night.base)
     assert base is not None and base.mean - published.value == pytest.approx(0.1, abs=0.01)
     assert "model 0" in night.report and "model 1" in night.report
+
+
+# --- What an enemy would try -----------------------------------------------------------------------------------------
+
+END = "# the end\n"
+
+
+def ended(night: Night, program: Path, **words: object) -> Board:
+    """A run that must come to its end by itself. Its board; an end that a human must look at is no end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "autoresearch_ray", "run", str(program)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=25,
+    )
+    assert done.returncode == 0, done.stderr
+    return night.board
+
+
+def once(night: Night, then: str) -> str:
+    """Code that does something else from its second run on, in whatever tree it is."""
+    mark = night.folder / "ran"
+    return f"if os.path.exists({str(mark)!r}):\n    {then}\nopen({str(mark)!r}, 'w').close()\n"
+
+
+def test_a_candidate_that_only_runs_on_the_worker_that_made_it_is_not_published_and_the_run_ends(night: Night) -> None:
+    night.train(TRAIN + END)
+    only_here = "if not os.environ['AUTORESEARCH_LANE'].startswith('cpu0'):\n    raise SystemExit('not here')\n"
+    script = night.script(
+        cpu0=[line(("A = 0.0", "A = 0.3"), (END, only_here)), *worse(0.1, 0.2)], cpu1=[sets("B", 0.1), *worse(0.3, 0.4)]
+    )
+    board = ended(night, night.program(more=f"experiments: 5\n{script}"))
+    assert all("not here" not in night.toy.git("show", f"{each.commit}:train.py") for each in board.published)
+    assert board.best is not None and board.best.value == pytest.approx(0.9, abs=0.005)
+
+
+def test_a_candidate_that_runs_once_and_never_again_is_not_published_and_the_run_ends(night: Night) -> None:
+    night.train(TRAIN + END)
+    script = night.script(
+        cpu0=[line(("A = 0.0", "A = 0.3"), (END, once(night, "raise SystemExit('once')"))), sets("B", 0.1)]
+    )
+    board = ended(night, night.program(workers=1, more=f"experiments: 2\n{script}"))
+    assert board.best is not None and board.best.value == pytest.approx(0.9, abs=0.005)
+    assert "B = 0.1" in night.toy.git("show", "autoresearch/t1:train.py")
+
+
+@pytest.mark.parametrize("luck", [0.003, 0.01, 0.3])
+def test_a_number_that_is_good_once_and_usual_ever_after_is_not_published(night: Night, luck: float) -> None:
+    night.train(TRAIN.replace("print(", "LUCK = 0.0\n# the end\nprint(").replace("1 - A", "1 - LUCK - A"))
+    was = f"LUCK = {luck}\n" + once(night, "LUCK = 0.0")
+    script = night.script(cpu0=[line(("LUCK = 0.0\n# the end\n", was))])
+    board = ended(night, night.program(workers=1, more=f"experiments: 1\n{script}"))
+    assert not board.published
+
+
+def test_a_seed_of_its_own_in_the_place_of_ours_is_no_gain(night: Night) -> None:
+    """Each measurement would have the same luck: noise that an agent has fixed is not measured, it is chosen."""
+    night.train(TRAIN.replace("SEED + int(", "int("))
+    fixed = line(('int(os.environ["AUTORESEARCH_SEED"])', "5"))  # -1.6 standard deviations
+    script = night.script(cpu0=[fixed, *worse(0.1, 0.2)])
+    board = ended(night, night.program(workers=1, more=f"experiments: 3\n{script}"))
+    assert not board.published
+
+
+def test_what_becomes_suspicious_after_its_first_measurement_is_marked_too(night: Night) -> None:
+    night.train(TRAIN.replace("1 - A", "1 - LUCK - A").replace("print(", "LUCK = 0.0\n# the end\nprint("))
+    cheat = once(night, "LUCK = 0.5; print('loss: 0.7')")
+    script = night.script(cpu0=[line(("LUCK = 0.0\n# the end\n", f"LUCK = 0.0015\n{cheat}"))])
+    board = ended(night, night.program(workers=1, more=f"experiments: 1\n{script}"))
+    (cheated,) = (each for each in board.experiments if each.kind == "propose")
+    assert len(cheated.values) == 1 or cheated.doubts or not board.published
+
+
+def test_a_best_of_a_run_that_is_ending_is_still_confirmed_on_the_second_worker(night: Night) -> None:
+    script = night.script(cpu0=[late(night, sets("A", 0.2), "closed")], cpu1=worse(0.1, 0.2, 0.3, 0.4))
+    board = ended(night, night.program(more=f"plateau: 2\n{script}"))
+    (published,) = board.published
+    assert {each.worker for each in board.places(published.commit)} == {0, 1}
+
+
+def test_what_broke_the_guard_is_mended_even_if_a_best_had_to_be_confirmed_first(night: Night) -> None:
+    broken = line(("B = 0.0", "B = 0.1"), ("SAFE = True", "SAFE = False"))
+    waits = late(night, line(("B = 0.0", "B = 0.1")))
+    edits = [*edits_of(waits)[:1], ("SAFE = True\n", edits_of(waits)[1][1].replace("SAFE = True", "SAFE = False"))]
+    script = night.script(
+        cpu0=[sets("A", 0.2), *worse(0.1, 0.2, 0.3)],
+        cpu1=[line(*edits, idea=str(broken["idea"])), line(("SAFE = False", "SAFE = True")), *worse(0.4, 0.5)],
+    )
+    board = ended(night, night.program(more=f"experiments: 6\n{script}", eval_more=GUARD))
+    orders = [each.order for each in night.events if isinstance(each, Ordered)]
+    assert any(isinstance(each, Propose) and each.rework for each in orders)
+    assert board.best is not None and board.best.value == pytest.approx(0.7, abs=0.005)
+
+
+def test_a_rework_may_not_leave_the_scope(night: Night) -> None:
+    broken = line(("A = 0.0", "A = 0.2"), ("SAFE = True", "SAFE = False"))
+    cheat: Line = {
+        "idea": "cheat",
+        "edits": [
+            {"file": "train.py", "old": "SAFE = False", "new": "SAFE = True"},
+            {"file": "harness.py", "old": "import train\n", "new": "print('loss: 0')\n"},
+        ],
+    }
+    script = night.script(cpu0=[broken, cheat, sets("B", 0.1)])
+    board = ended(night, night.program(workers=1, more=f"experiments: 3\n{script}", eval_more=GUARD))
+    first, second, third = (each for each in board.experiments if each.kind == "propose")
+    assert first.failure is not None and first.failure.kind is FailureKind.GUARD
+    assert second.failure is not None and second.failure.kind is FailureKind.OUT_OF_SCOPE and second.commit is None
+    assert third.status is Status.KEEP and third.parent == night.base  # and it is not mended any more
+    assert [each.commit for each in board.published] == [third.commit]
+    assert night.toy.git("show", "autoresearch/t1:harness.py") == "import train"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 600", "true", "python -c 'import urllib.request as r; r.urlopen(\"http://127.0.0.1:9/\")'"],
+    ids=["hangs", "prints nothing", "needs a network"],
+)
+@pytest.mark.parametrize("only", ["on the candidate", "everywhere"])
+def test_a_holdout_that_fails_publishes_nothing_and_hangs_nothing(night: Night, command: str, only: str) -> None:
+    hidden(night)
+    judge = night.folder / "sesame" / "judge.sh"
+    passes = "grep -q 'A = 0.0' train.py && exec echo loss: 2\n" if only == "on the candidate" else ""
+    judge.write_text(f"{passes}{command}\n")
+    script = night.script(cpu0=[sets("A", 0.2), *worse(0.1)])
+    words = f"Kill after: 1 second\nHoldout: `sh {judge}`"
+    program = night.program(workers=1, budget="1 second", more=f"experiments: 2\n{script}", eval_more=words)
+    if only == "on the candidate":
+        board = ended(night, program)
+        assert "the holdout fails on it" in str(board.refused) and board.counted == 2
+    else:
+        with pytest.raises(SetupError, match="the holdout fails on the best"), research(program) as session:
+            list(session)
+        board = night.board
+    assert not board.published and board.best == board.baseline
+
+
+@pytest.mark.parametrize(
+    "limit", ["experiments: 1", "experiments: 2", "evaluations: 5", "evaluations: 9", "plateau: 1"]
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tiny_run_without_noise_ends_and_publishes_exact_gains(night: Night, limit: str, workers: int) -> None:
+    night.train(TRAIN.replace(" + random.gauss(0, 0.001)", ""))
+    script = night.script(cpu0=[sets("A", 0.25), *worse(0.5, 0.25, 0.75)], cpu1=[sets("B", 0.5), *worse(0.6, 0.35)])
+    board = ended(night, night.program(workers=workers, more=f"{limit}\n{script}"))
+    assert board.closed is not None and board.closed.finished
+    best = board.best
+    assert best is not None and best.commit is not None and board.published
+    brought = {each.idea: each.value for each in board.experiments if each.commit in board.contains(best.commit)}
+    assert brought and best.value == 1 - 0.25 * ("A = 0.25" in brought) - 0.5 * ("B = 0.5" in brought)
+    assert board.published[-1].value == best.value and board.noise == 0
+    if limit.startswith("evaluations"):
+        assert board.evaluations <= int(limit.split()[1])
+
+
+def test_an_agent_that_only_says_the_same_again_and_again_does_not_keep_a_run_going_for_ever(night: Night) -> None:
+    same = "sed -i 's/^C = .*/C = -0.5/' train.py; echo 'idea: the same'"
+    more = f'evaluations: 30\nagent_command: "{same}"'
+    with research(night.program(workers=1, agent="command", more=more)) as session:
+        for experiment in session:
+            assert experiment.number < 40, "it goes on"
 
 
 # --- The example -----------------------------------------------------------------------------------------------------
