@@ -100,3 +100,8 @@ def expected_excess(mean: float, spread: float) -> float:
 def cumulative(z: float) -> float:
     """The standard normal distribution function."""
     return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def chance_above_zero(mean: float, spread: float) -> float:
+    """The probability that a normal x is above 0."""
+    return cumulative(mean / spread) if spread > 0 else float(mean > 0)

@@ -216,6 +216,7 @@ def settle(draft: Draft) -> None:
 
 
 def nominate(draft: Draft, experiment: Experiment) -> None:
+    """`experiment` would be the best: from now on it is confirmed."""
     assert experiment.commit is not None
     draft.note(Nominated(draft.now, experiment.id, experiment.commit))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from autoresearch_ray.noise import cumulative, expected_excess
+from autoresearch_ray.noise import chance_above_zero, expected_excess
 from autoresearch_ray.ports import Case, Judgement
 
 
@@ -28,25 +28,25 @@ class Bayes:
     most = 16  # measurements of one candidate, whatever it may be worth
 
     def judge(self, case: Case) -> Judgement:
-        if not case.sigma:
+        if not case.sigma or not case.error:
             return self._exact(case)
         mean, spread = posterior(case)
-        sure = cumulative(mean / spread)
+        sure = chance_above_zero(mean, spread)
         found = f"gain {case.gain:+.3g} ± {case.error:.2g}, n = {case.n}"
         words = f"{found}; likely {mean:+.3g}, and better with {sure:.1%}"
         if case.n < self.most and self._value_of_another(case, mean, spread) > case.worth:
             return Judgement("again", f"too close to call: {words}", mean, spread)
         if sure >= self.sure:
             return Judgement("keep", words, mean, spread)
-        if case.lines < 0 and cumulative((mean + case.sigma / 2) / spread) >= self.sure:
+        if case.lines < 0 and chance_above_zero(mean + case.sigma / 2, spread) >= self.sure:
             return Judgement("keep", f"a tie, with {-case.lines} lines less: {words}", mean, spread)
         return Judgement("discard", f"no gain: {words}" if mean <= 0 else f"not sure enough: {words}", mean, spread)
 
     def publishes(self, case: Case) -> Judgement:
-        if not case.sigma:
+        if not case.sigma or not case.error:
             return self._exact(case)
         mean, spread = posterior(case)
-        sure = cumulative(mean / spread)
+        sure = chance_above_zero(mean, spread)
         words = f"better than the best by {case.gain:.3g} ± {case.error:.2g}, n = {case.n}, and with {sure:.1%}"
         if sure >= self.surer:
             return Judgement("keep", words, mean, spread)
