@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoresearch_ray.noise import cumulative
@@ -25,8 +25,8 @@ def case(gain: float = 0.0, error: float = 1.0, **fields: object) -> Case:
     return Case(gain, error, **words)  # type: ignore[arg-type]
 
 
-sizes = st.floats(0.01, 100.0)
-gains = st.floats(-50.0, 50.0)
+sizes = st.floats(0.01, 1.0) | st.floats(1.0, 5.0)
+gains = st.floats(-3.0, 3.0) | st.floats(-20.0, 20.0)
 cases = st.builds(
     Case,
     gain=gains,
@@ -68,6 +68,15 @@ def test_a_loss_is_never_kept_unless_the_code_is_simpler_and_never_published(pol
     plain = replace(case, gain=-abs(case.gain), lines=abs(case.lines), prior=(0.0, case.prior[1]))
     assert policy.judge(plain).call != "keep"
     assert policy.publishes(plain).call != "keep"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=300)
+@given(case=cases | without_noise)
+def test_what_measures_no_better_than_the_best_is_never_published_whatever_was_expected(
+    policy: Policy, case: Case
+) -> None:
+    assert policy.publishes(replace(case, gain=-abs(case.gain), lines=abs(case.lines))).call != "keep"
 
 
 # --- bayes -----------------------------------------------------------------------------------------------------------
