@@ -108,7 +108,10 @@ class Board:
         self.pool = Pool()
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
         self.others = {each.name: Evidence(opened.base, each.direction) for each in numbers(opened.program.eval)}
-        self.holdouts: MutableMapping[str, Score] = {}
+        self.held_out = Evidence(opened.base, opened.program.eval.metric.direction)  # what the holdout says
+        self.pace = Evidence(opened.base, Direction.LOWER)  # seconds of evaluations
+        self.failures: Counter[str] = Counter()  # of measuring a commit again, those of machines apart
+        self.made_of: MutableMapping[frozenset[str], str] = {}  # the commit that was kept of exactly these changes
         self.holdout_failures: dict[str, Failure] = {}
         self._compared: MutableMapping[tuple[str, str], int] = {}  # candidates measured against a parent, by class
         self._places: MutableMapping[str, frozenset[Seat]] = {}  # where a commit was measured
@@ -167,6 +170,11 @@ class Board:
     def compared(self, commit: str, device_class: str) -> int:
         """How many candidates were measured against `commit` on this class."""
         return self._compared.get((commit, device_class), 0)
+
+    @property
+    def holdouts(self) -> dict[str, Score]:
+        """What the holdout says of commits; agents are never told."""
+        return {each: score for each in self.held_out.commits if (score := self.held_out.score(each))}
 
     def places(self, commit: str) -> frozenset[Seat]:
         """The seats on which `commit` was measured."""
@@ -242,7 +250,9 @@ class Board:
                 known = self.lanes.get(seat.lane)
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
-                self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True)
+                moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
+                calibrated = lane.calibrated and not moved
+                self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True, calibrated=calibrated)
             case Vacated(lane=name):
                 self.lanes[name].present = False
             case Ordered(lane=name, order=order, at=at):
@@ -289,9 +299,7 @@ class Board:
             self.eval_seconds = _towards(self.eval_seconds, measurement.wall_seconds)
         if attempt.kind == "holdout":
             if measurement.value is not None and attempt.commit:
-                before = self.holdouts.get(attempt.commit, Score(0, 0.0))
-                mean = before.mean + (measurement.value - before.mean) / (before.n + 1)
-                self.holdouts[attempt.commit] = Score(before.n + 1, mean)
+                self.held_out.add(attempt.commit, lane.seat.device_class, measurement.value)
             elif failure and not machine and attempt.commit:
                 self.holdout_failures[attempt.commit] = failure
             return
@@ -311,7 +319,7 @@ class Board:
         if measurement.value is not None and attempt.commit is not None:
             self._count(attempt.commit, lane.seat, measurement)
             if attempt.kind == "propose":
-                self._compare(attempt, lane.seat.device_class, measurement.value)
+                self._compare(attempt, lane.seat.device_class, objective(self.program.eval, measurement))
 
     def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
         measurement = attempt.measurement
@@ -324,7 +332,9 @@ class Board:
             parent = self.evidence.on(attempt.parent, seat.device_class)
             gain = self.direction.gain(value, parent.mean) if parent and attempt.kind == "propose" else None
             sigma = self.evidence.sigma(seat.device_class)
-            doubts = suspicion.doubts(measurement, gain, self.effects, sigma, self.at(attempt.parent))
+            pace = self.pace.on(attempt.parent, seat.device_class)
+            usual = pace.mean if pace else None
+            doubts = suspicion.doubts(measurement, gain, self.effects, sigma, self.at(attempt.parent), usual)
         return Experiment(
             number=number,
             id=attempt.id,
@@ -355,6 +365,7 @@ class Board:
         for name, value in also(measurement).items():
             if name in self.others:
                 self.others[name].add(commit, seat.device_class, value)
+        self.pace.add(commit, seat.device_class, measurement.wall_seconds)
         self._places[commit] = self._places.get(commit, frozenset()) | {seat}
 
     def _compare(self, attempt: Attempt, device_class: str, value: float) -> None:
@@ -384,7 +395,9 @@ class Board:
                 lane.calibrated = True
         elif number == 0:
             self.base_failure = failure
-        elif experiment.status is Status.PENDING and failure and failure.kind is not FailureKind.MACHINE:
+        elif failure and failure.kind is not FailureKind.MACHINE:
+            self.failures[experiment.commit or ""] += 1
+        if number and experiment.status is Status.PENDING and failure and failure.kind is not FailureKind.MACHINE:
             experiment = replace(experiment, failure=failure)
         self.experiments[number] = experiment
 
@@ -396,28 +409,30 @@ class Board:
         self.counts[event.status] += 1
         lane.pending = None
         if experiment.kind == "replay":
-            self._joined(experiment, event.status)
+            self._joined(experiment, event)
         elif experiment.commit and event.gain is not None:
             likely = event.gain if event.likely is None else event.likely
             spread = event.error or 0.0 if event.spread is None else event.spread
             change = Change(experiment.commit, event.lane, number, likely, spread)
             if event.status is Status.KEEP:
                 self.pool.keep(change)
-            elif likely > 0:
+            elif event.likely is not None and likely > 0:
                 self.pool.miss(change)
+        if event.status is Status.KEEP and experiment.commit:
+            self.made_of.setdefault(self.contains(experiment.commit), experiment.commit)
         lane.hand_ins += 1
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
 
-    def _joined(self, experiment: Experiment, status: Status) -> None:
+    def _joined(self, experiment: Experiment, event: Judged) -> None:
         """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
-        if status is Status.KEEP:
-            self.pool.promote(experiment.picked)
+        if event.status is Status.KEEP:
+            self.pool.promote(experiment.picked, event.likely or event.gain or 0.0, event.spread or 0.0)
             self.pool.drop(experiment.left_out)
         elif experiment.failure is not None and not experiment.picked:
             self.pool.drop(experiment.left_out)
-        elif status is not Status.LOST:
+        elif event.status is not Status.LOST:
             self.pool.halve((*experiment.picked, *experiment.left_out))
 
     def _published(self, event: Published) -> None:
@@ -449,7 +464,10 @@ class Board:
         fork.pool = self.pool.fork()
         fork.evidence = self.evidence.fork()
         fork.others = {name: each.fork() for name, each in self.others.items()}
-        fork.holdouts = LayeredDict(self.holdouts)
+        fork.held_out = self.held_out.fork()
+        fork.pace = self.pace.fork()
+        fork.failures = self.failures.copy()
+        fork.made_of = LayeredDict(self.made_of)
         fork.holdout_failures = dict(self.holdout_failures)
         fork._compared = LayeredDict(self._compared)
         fork._places = LayeredDict(self._places)

@@ -54,21 +54,27 @@ class Evidence:
     def on(self, commit: str, device_class: str) -> Score | None:
         return self._scores.get((commit, device_class))
 
-    def score(self, commit: str) -> Score | None:
-        """The mean on all classes, as it would read on the first. A class that lacks the base is left out."""
-        n, total = 0, 0.0
-        for place, each in enumerate(self._noises):
-            score = self._scores.get((commit, each))
-            offset = self._offset(each) if place and score else 0.0
-            if score and offset is not None:
-                n, total = n + score.n, total + score.n * (score.mean - offset)
-        return Score(n, total / n) if n else None
+    def times(self, commit: str) -> int:
+        """How often it was measured, on all classes together."""
+        return sum(score.n for each in self._noises if (score := self._scores.get((commit, each))))
 
-    def _offset(self, device_class: str) -> float | None:
-        """How much higher values read on this class than on the first one."""
-        here = self._scores.get((self.base, device_class))
-        there = self._scores.get((self.base, next(iter(self._noises))))
-        return here.mean - there.mean if here and there else None
+    def score(self, commit: str) -> Score | None:
+        """The mean on all classes, as it would read on the first that has the base. Where that is known of no class,
+        or of none that has measured this commit, values stand as they were read."""
+        known = [(each, score) for each in self._noises if (score := self._scores.get((commit, each)))]
+        if len(self._noises) == 1 or not known:
+            return known[0][1] if known else None
+        bases = {each: base.mean for each in self._noises if (base := self._scores.get((self.base, each)))}
+        first = next(iter(bases.values()), 0.0)
+        placed = [(bases[each], score) for each, score in known if each in bases]
+        placed = placed or [(first, score) for _, score in known]
+        n = sum(score.n for _, score in placed)
+        return Score(n, sum(score.n * (score.mean - base + first) for base, score in placed) / n)
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """What was measured, in that order."""
+        return tuple(dict.fromkeys(commit for commit, _ in self._scores))
 
     def gain(self, commit: str, over: str) -> tuple[float, float] | None:
         """How much better `commit` is, and the standard error of that; None where no class has measured both.

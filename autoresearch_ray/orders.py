@@ -28,6 +28,7 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Rework,
+    Rule,
     Seat,
     Seated,
     Stop,
@@ -90,12 +91,22 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     left = known.order if known else None
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)
-    ends = (_closed_hard, _hours_are_over) if isinstance(left, Remeasure | Holdout) else _ENDS
-    over = next((order for rule in ends if (order := rule(draft)) is not None), None)
-    if over is None:
-        return draft.events, left
-    draft.note(Ordered(now, seat.lane, over))
-    return draft.events, over
+    over = _closed_hard(draft) or _hours_are_over(draft)
+    if over is not None:
+        draft.note(Ordered(now, seat.lane, over))
+        return draft.events, over
+    if isinstance(left, Propose):
+        _limit_is_reached(draft)
+    if _is_void(draft, left):
+        return draft.events, _order(draft)
+    return draft.events, left
+
+
+def _is_void(draft: Draft, left: Order) -> bool:
+    """Whether the order that a lane left unfinished is not worth taking up again."""
+    if isinstance(left, Propose):
+        return draft.board.closed is not None or _enough_is_under_way(draft)
+    return isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits)
 
 
 def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
@@ -230,14 +241,20 @@ def _claims(draft: Draft) -> int:
     return min(draft.policy.claims, draft.policy.confirmations + draft.board.counted // 25)
 
 
-def _others_do_the_rest(draft: Draft) -> Order | None:
-    """Enough is under way: this lane stops, and the others finish. What they lose, they try again themselves."""
+def _enough_is_under_way(draft: Draft) -> bool:
+    """Whether as many experiments as are wanted are counted, or will be. What is lost of them is tried again."""
     experiments = draft.board.program.options.experiments
-    if experiments is None:
-        return None
+    if experiments is None or draft.board.closed:
+        return False
     under_way = sum(isinstance(lane.order, Propose | Replay) or lane.pending is not None for lane in draft.working)
-    if draft.board.counted + under_way < experiments:
+    return draft.board.counted + under_way >= experiments
+
+
+def _others_do_the_rest(draft: Draft) -> Order | None:
+    """Enough is under way: this lane stops, and the others finish."""
+    if not _enough_is_under_way(draft):
         return None
+    experiments = draft.board.program.options.experiments
     return _stand_by(draft) or Stop(f"the other lanes do the rest of {experiments} experiments")
 
 
@@ -257,15 +274,16 @@ def _baseline_first(draft: Draft) -> Order | None:
         beside = any(each.seat.worker == lane.seat.worker for each in known)
         if not beside and (here.n if here else 0) + there < _BASELINES:
             return draft.remeasure(base, "the baseline")
-    score = board.score(base)
-    times = (score.n if score else 0) + draft.under_way[base]
+    times = board.evidence.times(base) + draft.under_way[base]
     return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:
     """Any lane that comes by measures what would be the best, and a device that has not had it does so first."""
     board, nominee = draft.board, draft.board.nominee
-    if nominee is None or not board.best or not board.best.commit or draft.lane.remeasure_failures_in_a_row:
+    if nominee is None or not board.best or not board.best.commit:
+        return None
+    if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
     commit, best, here = nominee.commit, board.best.commit, draft.device_class
     under_way = draft.under_way[commit]
@@ -279,8 +297,7 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
         _measures(lane, commit, elsewhere) for lane in draft.working
     ):
         return draft.remeasure(commit, "it would be the best: is it on another device, too?")
-    score = board.score(commit)
-    if score and score.n + under_way < draft.policy.confirmations:
+    if board.evidence.times(commit) + under_way < draft.policy.confirmations:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
     if standing and standing.call == "again" and not under_way:
@@ -301,7 +318,8 @@ def _hold_out(draft: Draft) -> Order | None:
     standing = standing_of_nominee(draft)
     if standing is None or standing.call != "keep" or any(isinstance(lane.order, Holdout) for lane in draft.working):
         return None
-    commit = nominee.commit if board.best.commit in board.holdouts else board.best.commit
+    known = board.held_out.on(board.best.commit, draft.device_class) is not None
+    commit = nominee.commit if known else board.best.commit
     if board.holdout_failures.get(commit) and commit == board.best.commit:
         failure = board.holdout_failures[commit]
         return draft.stop(f"the holdout fails on the best: {failure.message}", hard=True, failed=True)
@@ -318,25 +336,21 @@ def _gather(draft: Draft) -> Order | None:
     if not _may_gather(draft) or not best or not best.commit:
         return None
     group = board.pool.next_kept(GROUP)
-    if not group or (not board.closed and sum(each.likely for each in group) < _ENOUGH * draft.sigma):
+    clear = sum(each.likely for each in group) >= _ENOUGH * draft.sigma or board.program.eval.rule is Rule.PARETO
+    if not group or not (clear or board.closed):
         return None
-    inside = board.contains(best.commit)
-    for each in group:
-        if (
-            board.contains(each.commit) == inside | {other.commit for other in group}
-            and each.commit not in board.refused
-        ):
-            experiment = board.at(each.commit)
-            assert experiment is not None
-            nominate(draft, experiment)  # it is that very combination
-            return _confirm_the_nominee(draft)
+    made = board.made_of.get(board.contains(best.commit) | {each.commit for each in group})
+    experiment = board.at(made) if made and made not in board.refused else None
+    if experiment is not None:
+        nominate(draft, experiment)  # it is that very combination
+        return _confirm_the_nominee(draft)
     return _replay(draft, best.commit, group, f"{len(group)} kept changes brought together")
 
 
 def _combine(draft: Draft) -> Order | None:
     """Near misses in company: each is more likely good than bad, and a group of them can be told from the noise."""
     board, best = draft.board, draft.board.best
-    if not draft.policy.combines or not best or not best.commit:
+    if not draft.policy.combines or not best or not best.commit or _enough_is_under_way(draft):
         return None
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
@@ -351,7 +365,8 @@ def _combine(draft: Draft) -> Order | None:
 
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
-    return draft.policy.gathers and draft.board.nominee is None and not draft.gathering
+    free = draft.board.nominee is None and not draft.gathering and not _enough_is_under_way(draft)
+    return draft.policy.gathers and free
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
@@ -363,8 +378,7 @@ def _claim(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not board.closed or best is None or not best.commit or not board.published or board.nominee or draft.gathering:
         return None
-    score = board.score(best.commit)
-    wanted = _claims(draft) - (score.n if score else 0) - draft.under_way[best.commit]
+    wanted = _claims(draft) - board.evidence.times(best.commit) - draft.under_way[best.commit]
     if wanted <= 0 or draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
     return draft.remeasure(best.commit, "the best, so that its value holds")
@@ -442,14 +456,6 @@ def _propose(draft: Draft) -> Order | None:
 
 
 _Rule = Callable[[Draft], Order | None]
-_ENDS: tuple[_Rule, ...] = (
-    _closed_hard,
-    _hours_are_over,
-    _closed,
-    _limit_is_reached,
-    _closed,
-    _others_do_the_rest,
-)
 _RULES: tuple[_Rule, ...] = (
     _closed_hard,
     _hours_are_over,

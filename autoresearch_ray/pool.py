@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,13 @@ class Pool:
         self.drop(each for each in tried if half < (1 if each in self._kept else 2))
         self._limits |= dict.fromkeys((each for each in tried if each in self._kept or each in self._missed), half)
 
-    def promote(self, commits: Iterable[str]) -> None:
-        """Near misses of a group that was kept are kept themselves."""
+    def promote(self, commits: Sequence[str], likely: float, spread: float) -> None:
+        """Near misses of a group that was kept are kept themselves, and each has its share of what that brings."""
         self._ranked = None
         for each in commits:
             if each in self._missed:
-                self._kept[each] = self._missed.pop(each)
+                share = replace(self._missed.pop(each), likely=likely / len(commits))
+                self._kept[each] = replace(share, spread=spread / math.sqrt(len(commits)))
 
     def is_kept(self, commit: str) -> bool:
         return commit in self._kept

@@ -14,20 +14,28 @@ _IDLE_PERCENT, _BUSY_PERCENT = 1.0, 10.0  # utilisation of a GPU
 
 
 def doubts(
-    measurement: Measurement, gain: float | None, effects: Effects, sigma: float | None, parent: Experiment | None
+    measurement: Measurement,
+    gain: float | None,
+    effects: Effects,
+    sigma: float | None,
+    parent: Experiment | None,
+    usual: float | None,
 ) -> tuple[str, ...]:
-    """What speaks against a value that was measured once. `gain` is over the `parent`, whose figures it is held to."""
+    """What speaks against a value that was measured once.
+
+    `gain` is over the `parent`, whose figures it is held to; `usual` are the seconds of an evaluation of that on a
+    device of the same class.
+    """
     found = []
     if gain is not None and sigma and effects.n >= _HISTORY:
         mean, spread = effects.prior(sigma)
         most = mean + _TOO_GOOD * math.hypot(spread, sigma)
         if gain > most:
             found.append(f"too good: a gain of {gain:.3g}, where {most:.3g} would be much in this run")
+    if usual is not None and measurement.wall_seconds < _TOO_EARLY * usual:
+        found.append(f"ended after {measurement.wall_seconds:.3g} s, where its parent takes {usual:.3g} s")
     if parent is None or not parent.values:
         return tuple(found)
-    usual = parent.seconds / len(parent.values)
-    if measurement.wall_seconds < _TOO_EARLY * usual:
-        found.append(f"ended after {measurement.wall_seconds:.3g} s, where its parent takes {usual:.3g} s")
     busy, used = parent.resources.utilisation_percent, measurement.resources.utilisation_percent
     if busy is not None and used is not None and busy >= _BUSY_PERCENT and used <= _IDLE_PERCENT:
         found.append(f"left the GPU idle, which its parent uses to {busy:.0f} %")

@@ -7,10 +7,10 @@ compared with what, and what else must hold, is said here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from autoresearch_ray.board import Board, numbers
 from autoresearch_ray.draft import Draft
-from autoresearch_ray.evidence import Evidence
 from autoresearch_ray.model import (
     Experiment,
     FailureKind,
@@ -39,6 +39,7 @@ _NEVER_COUNTED = frozenset(
 GROUP = 64  # changes brought together at once
 _DOUBTED = 3  # measurements of a suspicious value before it is judged
 _INTERPLAY = 0.25  # share of what changes bring alone by which a group of them may miss it
+_FAILURES = 2  # of what would be the best, when it is measured again
 _HOLDOUTS = 3  # measurements of a holdout before it refuses a commit
 
 
@@ -94,7 +95,7 @@ def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
     broken = _broken(board, commit)
     if broken:
         return judged(Status.DISCARD, broken, gain, error)
-    judgement = _judgement(draft, candidate, gain, error)
+    judgement = _judgement(draft, candidate, candidate.parent, (gain, error), draft.policy.judge)
     doubts = f"suspicious ({'; '.join(candidate.doubts)}): " if candidate.doubts else ""
     if judgement.call == "again" or (doubts and judgement.call == "keep" and len(candidate.values) < _DOUBTED):
         return None
@@ -102,51 +103,44 @@ def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
     return judged(status, doubts + judgement.reason, gain, error, judgement.likely, judgement.spread)
 
 
-def _judgement(draft: Draft, candidate: Experiment, gain: float, error: float) -> Judgement:
-    """The policy's, on the metric; where any of several numbers may win, on each of them in turn."""
-    board, commit = draft.board, candidate.commit or ""
-    judgement = draft.policy.judge(case(draft, candidate, candidate.parent, gain, error))
+def _judgement(
+    draft: Draft, candidate: Experiment, over: str, found: tuple[float, float], ask: Callable[[Case], Judgement]
+) -> Judgement:
+    """What the policy says when it is asked: of the metric or, where any number may win, of each in turn.
+
+    `found` is the gain in the metric over the commit `over`, and its error.
+    """
+    board, commit, metric = draft.board, candidate.commit or "", draft.board.program.eval.metric.name
+    judgement = ask(case(draft, candidate, over, *found))
     if board.program.eval.rule is not Rule.PARETO:
         return judgement
-    found = {board.program.eval.metric.name: (judgement, gain, error)}
+    said = {metric: (judgement, *found)}
     for each in board.program.eval.also:
         evidence = board.others[each.name]
-        comparison = evidence.gain(commit, candidate.parent)
-        if comparison is not None:
-            scaled = Case(
-                *comparison,
-                n=len(candidate.values),
-                sigma=evidence.sigma(draft.device_class) or 0.0,
-                prior=_neutral(evidence, draft.device_class),
-                worth=0.0,
-                lead=None,
-                lines=candidate.lines,
-            )
-            found[each.name] = (draft.policy.judge(scaled), *comparison)
-    worse = next((name for name, (_, much, unsure) in found.items() if much < -2 * unsure), None)
-    likely, spread = judgement.likely, judgement.spread
-    if worse is not None:
-        return Judgement("discard", f"{worse} gets worse by {-found[worse][1]:.3g}", likely, spread)
-    for name, (said, _, _) in found.items():
-        if said.call == "keep":
-            return Judgement("keep", f"{name} is better, nothing is worse: {said.reason}", likely, spread)
-    return next((said for said, _, _ in found.values() if said.call == "again"), judgement)
-
-
-def _neutral(evidence: Evidence, device_class: str) -> tuple[float, float]:
-    """What is expected of a number that nothing is known about: as likely better as worse, by some noise."""
-    return 0.0, 2 * (evidence.sigma(device_class) or 0.0)
+        gain, sigma = evidence.gain(commit, over), evidence.sigma(draft.device_class) or 0.0
+        if gain is not None:
+            # Nothing is known of what changes do to it: as likely better as worse, by some noise.
+            scaled = Case(*gain, evidence.times(commit), sigma, (0.0, 2 * sigma), 0.0, None, candidate.lines)
+            said[each.name] = (ask(scaled), *gain)
+    for name, (_, gain_in, unsure) in said.items():
+        if gain_in < -2 * unsure:
+            return Judgement("discard", f"{name} gets worse by {-gain_in:.3g}")
+    for name, (each_said, _, _) in said.items():
+        if each_said.call == "keep":
+            words = f"{name} is better, nothing is worse: {each_said.reason}"
+            return Judgement("keep", words, judgement.likely, judgement.spread)
+    return next((each_said for each_said, _, _ in said.values() if each_said.call == "again"), judgement)
 
 
 def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: float) -> Case:
     """`candidate` against `over`, for the policy."""
     board, sigma, commit = draft.board, draft.sigma, candidate.commit or ""
-    score, best = board.score(commit), board.best
+    best = board.best
     leads = board.evidence.gain(commit, best.commit) if best and best.commit else None
     return Case(
         gain=gain,
         error=error,
-        n=score.n if score else 0,
+        n=board.evidence.times(commit),
         sigma=sigma,
         prior=_prior(board, candidate, over, sigma),
         worth=math.inf if board.closed else board.effects.worth(sigma),
@@ -198,13 +192,16 @@ def _broken(board: Board, commit: str) -> str:
 def settle(draft: Draft) -> None:
     """What would be the best is nominated; what was nominated is published, refused, or waits for more."""
     _nominate(draft)
-    standing = standing_of_nominee(draft)
     nominee, board = draft.board.nominee, draft.board
-    if nominee is None or standing is None:
+    if nominee is None:
         return
-    if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
-        draft.note(Refused(draft.now, nominee.id, nominee.commit, "it could not be measured again"))
-    elif standing.call == "discard":
+    if board.failures[nominee.commit] >= _FAILURES or not _can_be_measured(draft):
+        draft.note(Refused(draft.now, nominee.id, nominee.commit, "it fails when it is measured again"))
+        return
+    standing = standing_of_nominee(draft)
+    if standing is None:
+        return
+    if standing.call == "discard":
         draft.note(Refused(draft.now, nominee.id, nominee.commit, standing.reason))
     elif standing.call == "keep" and (verdict := _held_out(draft, nominee.commit)) is not None:
         if verdict:
@@ -212,7 +209,13 @@ def settle(draft: Draft) -> None:
             return
         score = board.score(nominee.commit)
         assert score is not None
-        draft.note(Published(draft.now, nominee.id, nominee.commit, score.mean, score.n))
+        times = board.evidence.times(nominee.commit)
+        draft.note(Published(draft.now, nominee.id, nominee.commit, score.mean, times))
+
+
+def _can_be_measured(draft: Draft) -> bool:
+    """Whether a lane is left that has not failed again and again at measuring what others have found."""
+    return any(lane.remeasure_failures_in_a_row < PATIENCE for lane in (draft.lane, *draft.working))
 
 
 def nominate(draft: Draft, experiment: Experiment) -> None:
@@ -228,7 +231,8 @@ def _nominate(draft: Draft) -> None:
     if board.nominee or not best or not best.commit or not experiment or head == best.commit or head in board.refused:
         return
     comparison = board.evidence.gain(head, best.commit)
-    if experiment.status is not Status.KEEP or (comparison is not None and comparison[0] <= 0):
+    behind = comparison is not None and comparison[0] <= 0 and board.program.eval.rule is not Rule.PARETO
+    if experiment.status is not Status.KEEP or behind:
         return
     if board.contains(head) <= board.contains(best.commit):
         return
@@ -250,10 +254,11 @@ def standing_of_nominee(draft: Draft) -> Judgement | None:
     experiment = board.at(nominee.commit) if nominee else None
     if not nominee or not experiment or not board.best or not board.best.commit:
         return None
-    score, comparison = board.score(nominee.commit), board.evidence.gain(nominee.commit, board.best.commit)
-    if not score or comparison is None or score.n < draft.policy.confirmations or wanted_elsewhere(draft):
+    comparison = board.evidence.gain(nominee.commit, board.best.commit)
+    few = board.evidence.times(nominee.commit) < draft.policy.confirmations
+    if comparison is None or few or wanted_elsewhere(draft):
         return None
-    return draft.policy.publishes(case(draft, experiment, board.best.commit, *comparison))
+    return _judgement(draft, experiment, board.best.commit, comparison, draft.policy.publishes)
 
 
 def wanted_elsewhere(draft: Draft) -> set[tuple[int, str]]:
@@ -264,7 +269,8 @@ def wanted_elsewhere(draft: Draft) -> set[tuple[int, str]]:
     nominee = draft.board.nominee
     if nominee is None or draft.policy.confirmations < 2:
         return set()
-    seats = [lane.seat for lane in draft.board.lanes.values() if lane.active or lane is draft.lane]
+    able = [lane for lane in (draft.lane, *draft.working) if lane.remeasure_failures_in_a_row < PATIENCE]
+    seats = [lane.seat for lane in able]
     seen = draft.board.places(nominee.commit)
     workers, classes = {each.worker for each in seen}, {each.device_class for each in seen}
     others = {(each.worker, each.device_class) for each in seats if each.device_class not in classes}
@@ -284,11 +290,13 @@ def _held_out(draft: Draft, commit: str) -> str | None:
         return ""
     if failure := board.holdout_failures.get(commit):
         return f"the holdout fails on it: {failure.kind}: {failure.message}"
-    new, old = board.holdouts.get(commit), board.holdouts.get((board.best and board.best.commit) or "")
-    if new is None or old is None:
+    comparison = board.held_out.gain(commit, (board.best and board.best.commit) or "")
+    if comparison is None:
         return None
-    if board.direction.better(new.mean, old.mean):
+    if comparison[0] > 0:
         return ""
-    if new.n < _HOLDOUTS:
+    if board.held_out.times(commit) < _HOLDOUTS:
         return None
+    new, old = board.held_out.score(commit), board.held_out.score((board.best and board.best.commit) or "")
+    assert new and old
     return f"the holdout does not confirm it: {new.mean:.6g}, and {old.mean:.6g} for the best before it"

@@ -36,11 +36,12 @@ class Bayes:
         words = f"{found}; likely {mean:+.3g}, and better with {sure:.1%}"
         if case.n < self.most and self._value_of_another(case, mean, spread) > case.worth:
             return Judgement("again", f"too close to call: {words}", mean, spread)
-        if sure >= self.sure:
+        if sure >= self.sure and case.gain > 0:  # whatever was expected of it
             return Judgement("keep", words, mean, spread)
         if case.lines < 0 and chance_above_zero(mean + case.sigma / 2, spread) >= self.sure:
             return Judgement("keep", f"a tie, with {-case.lines} lines less: {words}", mean, spread)
-        return Judgement("discard", f"no gain: {words}" if mean <= 0 else f"not sure enough: {words}", mean, spread)
+        why = "no gain" if min(mean, case.gain) <= 0 else "not sure enough"
+        return Judgement("discard", f"{why}: {words}", mean, spread)
 
     def publishes(self, case: Case) -> Judgement:
         if not case.sigma or not case.error:
@@ -48,7 +49,7 @@ class Bayes:
         mean, spread = posterior(case)
         sure = chance_above_zero(mean, spread)
         words = f"better than the best by {case.gain:.3g} ± {case.error:.2g}, n = {case.n}, and with {sure:.1%}"
-        if sure >= self.surer:
+        if sure >= self.surer and case.gain > 0:
             return Judgement("keep", words, mean, spread)
         if sure > 0.5 and case.n < self.most:
             return Judgement("again", words, mean, spread)
