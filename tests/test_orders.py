@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -28,6 +28,7 @@ from autoresearch_ray.model import (
     Measured,
     Measurement,
     Moved,
+    Order,
     Ordered,
     Propose,
     Published,
@@ -35,7 +36,6 @@ from autoresearch_ray.model import (
     Replay,
     Resumed,
     Seat,
-    Seated,
     Status,
     Stop,
     Usage,
@@ -511,6 +511,30 @@ def test_a_run_that_is_taken_up_on_devices_of_another_class_goes_on(policy: Call
     assert game.board.evidence.on("base", "B") is not None  # without it, no value of the class has a place
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_lane_on_whose_device_the_best_does_not_run_does_not_build_on_it_for_ever(
+    policy: Callable[[], Policy],
+) -> None:
+    game = Game.of(3, 0, policy(), {"A": 0.0, "B": 0.0, "C": 0.0}, every=1)
+    for index in range(3):
+        game.turn(f"gpu{index}", value(1.0 + 0.001 * index))
+    while not game.board.published:
+        for lane in ("gpu0", "gpu1"):
+            order = game.orders[lane]
+            base = isinstance(order, Remeasure) and order.commit == "base"
+            game.turn(lane, value(1.0 if base else 0.8 if isinstance(order, Remeasure) or lane == "gpu0" else 2.0))
+    best = game.board.published[-1].commit
+    given = []
+    for _ in range(60):
+        order = game.orders["gpu2"]
+        if isinstance(order, Stop):
+            return
+        given.append(order)
+        fits = not isinstance(order, Remeasure) or best not in game.changes[order.commit]
+        game.turn("gpu2", value(1.5) if fits else failed(FailureKind.OOM))
+    assert [order for order in given[-20:] if isinstance(order, Propose) and order.parent == best] == []
+
+
 # --- Gathering -------------------------------------------------------------------------------------------------------
 
 
@@ -700,8 +724,6 @@ def test_a_group_that_was_kept_before_is_nominated_and_not_measured_once_more() 
     assert together.status is Status.KEEP and game.board.nominee is None  # another lane is bringing changes together
     game.turn(gathering, value(1.5))
     assert game.board.experiments[-1].status is Status.DISCARD
-    for lane in others:
-        game.turn(lane, value(1.5))
     again = [each for each in game.orders.values() if isinstance(each, Replay) and each.commits == order.commits]
     assert again == []
     assert game.board.nominee is not None and game.board.nominee.commit == together.commit
@@ -1014,7 +1036,21 @@ def test_lanes_that_nobody_sits_on_any_more_hold_nothing_up() -> None:
 
 # --- What holds whatever happens -------------------------------------------------------------------------------------
 
-MISHAPS: tuple[Outcome, ...] = (None, *(failed(kind) for kind in FailureKind))
+EVALUATIONS = (
+    FailureKind.CRASH,
+    FailureKind.TIMEOUT,
+    FailureKind.OOM,
+    FailureKind.NO_METRIC,
+    FailureKind.NOT_FINITE,
+    FailureKind.MACHINE,
+)
+REPLAYS = (*EVALUATIONS, FailureKind.GUARD, FailureKind.CONFLICT, FailureKind.NO_CHANGE, FailureKind.DUPLICATE)
+
+
+def mishap(game: Game, order: Order) -> Outcome:
+    """What may go wrong with it."""
+    kinds = {"propose": tuple(FailureKind), "replay": REPLAYS}.get(order.kind, EVALUATIONS)
+    return failed(game.chance.choice(kinds))
 
 
 def plain(thing: object) -> object:
@@ -1041,6 +1077,7 @@ class Referee:
         self.game = game
         self.mishaps = mishaps
         self.unrest = unrest
+        self.seen = len(game.lines)
         self.heads = dict.fromkeys(game.orders, "base")
 
     def play(self, turns: int) -> None:
@@ -1054,30 +1091,36 @@ class Referee:
                 self.disturb(lane)
             else:
                 wild = turn < turns and game.chance.random() < self.mishaps
-                self.turn(lane, game.chance.choice(MISHAPS) if wild else None)
+                self.turn(lane, mishap(game, game.orders[lane]) if wild else None)
         raise AssertionError(f"this run does not end: {game.lines[-1]}")
 
     def disturb(self, lane: str) -> None:
         """A worker starts again, is given up, or is found again; or all of the run is taken up again."""
-        game, worker = self.game, self.game.board.lanes[lane].seat.worker
+        game, seat = self.game, self.game.board.lanes[lane].seat
         match game.chance.randrange(3):
             case 0:
-                game.sit(lane, worker)
+                self.sit(seat)
             case 1 if len(game.active()) > 1:
-                game.vacate(worker)
+                game.vacate(seat.worker)
                 if game.chance.random() < 0.5:
                     self.turn(game.chance.choice(game.active()), None)
-                    game.sit(lane, worker)
+                    self.sit(seat)
             case _:
                 seats = {name: each.seat for name, each in game.board.lanes.items()}
                 game.resume()
+                moved = game.chance.random() < 0.3  # onto other devices
                 for name in [lane, *(each for each in seats if each != lane and game.chance.random() < 0.8)]:
-                    game.sit(name, seats[name].worker, seats[name].device_class)
+                    here = seats[name]
+                    self.sit(replace(here, device_class=game.chance.choice([*game.biases])) if moved else here)
+
+    def sit(self, seat: Seat) -> None:
+        self.game.sit(seat.lane, seat.worker, seat.device_class)
+        self.look(seat.lane)
 
     def turn(self, lane: str, outcome: Outcome) -> None:
         game = self.game
-        before, seen = state(game.board) if game.chance.random() < 0.2 else None, len(game.lines)
-        working = [each.seat for each in game.board.lanes.values() if each.active]
+        before = state(game.board) if game.chance.random() < 0.2 else None
+        working = [name for name, each in game.board.lanes.items() if each.active]
         attempt = game.attempt(lane, outcome)
         if before is not None:
             decided = orders.decide(game.board, attempt, game.now + 1, game.policy)
@@ -1087,7 +1130,12 @@ class Referee:
         if game.chance.random() < 0.1:
             lines = len(game.lines)
             assert game.hand_in(attempt) == given and len(game.lines) == lines
-        for event in [each for line in game.lines[seen:] for each in line]:
+        self.look(lane, working)
+
+    def look(self, lane: str, working: Sequence[str] = ()) -> None:
+        """At what was written since: all of it is of `lane`, and nothing else moves a branch."""
+        board = self.game.board
+        for event in [each for line in self.game.lines[self.seen :] for each in line]:
             match event:
                 case Moved():
                     self.heads[event.lane] = event.head
@@ -1098,22 +1146,24 @@ class Referee:
                     assert event.attempt.lane == lane
                 case Published():
                     self.confirmed(event, working)
-                case _:
-                    assert not isinstance(event, Seated)
-        for name, each in game.board.lanes.items():
+        self.seen = len(self.game.lines)
+        for name, each in board.lanes.items():
             assert each.order is not None and each.head == self.heads.get(name, "base")
-            assert game.board.at(each.head) is not None
+            assert board.at(each.head) is not None
 
-    def confirmed(self, event: Published, working: list[Seat]) -> None:
-        """Often enough, and on two devices and two classes of them, if so many were at work."""
+    def confirmed(self, event: Published, working: Sequence[str]) -> None:
+        """Often enough, and on two devices and two classes of them, if so many are at work and in order."""
         board, confirmations = self.game.board, self.game.policy.confirmations
         score, places = board.score(event.commit), board.places(event.commit)
-        assert score is not None and score.n == event.measurements >= confirmations
+        assert score is not None and event.value == score.mean
+        assert event.measurements == board.evidence.times(event.commit) >= confirmations
         assert event.commit not in board.refused
         if confirmations > 1:
+            lanes = [board.lanes[name] for name in working]
+            seats = [each.seat for each in lanes if each.remeasure_failures_in_a_row < 3]
             workers, classes = {each.worker for each in places}, {each.device_class for each in places}
-            assert len(workers) > 1 or {each.worker for each in working} <= workers
-            assert len(classes) > 1 or {each.device_class for each in working} <= classes
+            assert len(workers) > 1 or {each.worker for each in seats} <= workers
+            assert len(classes) > 1 or {each.device_class for each in seats} <= classes
 
     def check(self) -> None:
         game, board = self.game, self.game.board
@@ -1132,7 +1182,7 @@ class Referee:
         assert len(set(judged)) == len(judged)
         assert sum(board.counts.values()) == len(board.experiments) - 1
         published = [each.commit for each in board.published]
-        assert len(set(published)) == len(published)
+        assert all(one != other for one, other in itertools.pairwise(published))
         for commit in published[-1:]:
             assert not any(board.pool.is_kept(each) for each in board.contains(commit))
 

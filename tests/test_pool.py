@@ -59,7 +59,7 @@ class Model:
                 self.pool.drop(some)
                 self.lose(some)
             case "promote":
-                self.pool.promote(some)
+                self.pool.promote(some, 1.0, 1.0)
                 self.kept |= self.missed & set(some)
                 self.missed -= set(some)
             case "fail":
@@ -198,5 +198,17 @@ def test_what_was_halved_stays_in_small_groups_when_it_is_kept_after_all() -> No
     for number in range(8):
         pool.miss(change(number))
     pool.halve([f"c{number}" for number in range(8)])
-    pool.promote([f"c{number}" for number in range(8)])
+    pool.promote([f"c{number}" for number in range(8)], 1.0, 1.0)
     assert len(pool.next_kept(64)) == 4
+
+
+def test_near_misses_that_were_kept_together_have_their_share_of_what_they_bring() -> None:
+    pool = Pool()
+    for number in range(3):
+        pool.miss(change(number, likely=0.01))
+    pool.keep(change(3, likely=5.0))
+    pool.promote([f"c{number}" for number in range(4)], 8.0, 2.0)
+    likely = {each.commit: each.likely for each in pool.next_kept(64)}
+    assert likely == {"c0": 2.0, "c1": 2.0, "c2": 2.0, "c3": 5.0}
+    spread = math.hypot(*(each.spread for each in pool.next_kept(64) if each.commit != "c3"), 1.0)
+    assert spread == pytest.approx(2.0)
