@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -300,6 +301,55 @@ def test_a_guard_runs_on_every_value_where_another_number_may_make_up_for_the_me
         order = game.orders["gpu1"]
         assert isinstance(order, Propose)
         assert (order.beat is None) == (chosen is rule)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    policy=st.sampled_from([Bayes(), Confirm(), Greedy()]),
+    rule=st.sampled_from(Rule),
+    lanes=st.integers(1, 4),
+    biases=st.sampled_from([{"": 0.0}, {"A": 0.0, "B": 0.3}]),
+)
+def test_what_is_published_keeps_to_the_limits_and_to_the_rule(
+    seed: int, policy: Policy, rule: Rule, lanes: int, biases: dict[str, float]
+) -> None:
+    also = (Also("latency", LOWER, limit=0.1, weight=0.1), Also("accuracy", HIGHER, bound=0.7, weight=0.1))
+    game = Game.of(lanes, seed, policy, biases, also=also, rule=rule, experiments=30)
+    game.noise = 0.0
+    game.propose = lambda game, parent: game.chance.choice([-0.01, 0.0, 0.01])
+    moves = {  # of each change: most do nothing to the other numbers
+        name: (game.chance.choice([0.0, 0.0, 0.4, -0.4]), game.chance.choice([0.0, 0.0, 0.04, -0.04]))
+        for name in (f"commit{number:05d}" for number in range(1500))
+    }
+
+    def numbers(commit: str) -> dict[str, float]:
+        latencies, accuracies = zip((10.0, 0.8), *(moves[each] for each in game.changes[commit]), strict=True)
+        return {"latency": sum(latencies), "accuracy": sum(accuracies)}
+
+    for _ in range(1200):
+        if not game.active():
+            break
+        attempt = game.attempt(game.chance.choice(game.active()))
+        if attempt.commit and attempt.measurement.value is not None:
+            attempt = replace(attempt, measurement=replace(attempt.measurement, also=numbers(attempt.commit)))
+        game.hand_in(attempt)
+    assert not game.active()
+    bests = ["base", *(each.commit for each in game.board.published)]
+    for old, new in itertools.pairwise(bests):
+        before, after = numbers(old), numbers(new)
+        assert after["latency"] <= 11.0 + 1e-9 and after["accuracy"] >= 0.7 - 1e-9
+        gains = [
+            game.truth[old] - game.truth[new],
+            before["latency"] - after["latency"],
+            after["accuracy"] - before["accuracy"],
+        ]
+        if rule is Rule.PARETO:
+            assert min(gains) > -1e-9 and max(gains) > 1e-9
+        elif rule is Rule.CONSTRAINED:
+            assert gains[0] > 1e-9
+        else:
+            assert gains[0] + 0.1 * gains[1] + 0.1 * gains[2] > 1e-9
 
 
 # --- The nominee -----------------------------------------------------------------------------------------------------
