@@ -185,6 +185,17 @@ def _owes_a_verdict(draft: Draft) -> Order | None:
     return draft.remeasure(commit, why)
 
 
+def _cannot_stand_here(draft: Draft) -> Order | None:
+    """What this lane would build on cannot be measured on its device, which may have less memory than others."""
+    board, lane = draft.board, draft.lane
+    stand = board.best.commit if draft.policy.gathers and board.best else lane.head
+    if lane.remeasure_failures_in_a_row < PATIENCE or stand in (None, board.opened.base):
+        return None
+    if board.evidence.on(stand or "", draft.device_class) is not None:
+        return None
+    return draft.leave("what it would build on does not run on this device")
+
+
 def _mend(draft: Draft) -> Order | None:
     """What broke the guard was better: the same idea once more, without breaking it."""
     board, order = draft.board, draft.lane.order
@@ -462,6 +473,7 @@ _RULES: tuple[_Rule, ...] = (
     _machine_is_sick,
     _baseline_fails,
     _owes_a_verdict,
+    _cannot_stand_here,
     _limit_is_reached,
     _baseline_first,
     _confirm_the_nominee,
