@@ -54,6 +54,11 @@ class Draft:
         return Counter(lane.order.commit for lane in self.working if isinstance(lane.order, Remeasure))
 
     @cached_property
+    def to_be_counted(self) -> int:
+        """How many other lanes work on an experiment."""
+        return sum(isinstance(each.order, Propose | Replay) or each.pending is not None for each in self.working)
+
+    @cached_property
     def being_tried(self) -> frozenset[str]:
         """The changes that other lanes are trying in company."""
         tried: set[str] = set()

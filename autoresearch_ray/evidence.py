@@ -7,7 +7,6 @@ the first class: classes differ by a constant, which is taken from the base on e
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import MutableMapping
 
@@ -96,8 +95,8 @@ class Evidence:
 
     def fork(self) -> Evidence:
         """A copy that reads through to this one and keeps its own changes to itself."""
-        fork = copy.copy(self)
-        fork.noise = copy.copy(self.noise)
-        fork._noises = {name: copy.copy(each) for name, each in self._noises.items()}
+        fork = Evidence.__new__(Evidence)
+        fork.base, fork.direction, fork.noise = self.base, self.direction, self.noise.fork()
+        fork._noises = {name: each.fork() for name, each in self._noises.items()}
         fork._scores = LayeredDict(self._scores)
         return fork

@@ -257,8 +257,7 @@ def _enough_is_under_way(draft: Draft) -> bool:
     experiments = draft.board.program.options.experiments
     if experiments is None or draft.board.closed:
         return False
-    under_way = sum(isinstance(lane.order, Propose | Replay) or lane.pending is not None for lane in draft.working)
-    return draft.board.counted + under_way >= experiments
+    return draft.board.counted + draft.to_be_counted >= experiments
 
 
 def _others_do_the_rest(draft: Draft) -> Order | None:

@@ -1080,19 +1080,26 @@ class Referee:
         self.seen = len(game.lines)
         self.heads = dict.fromkeys(game.orders, "base")
 
-    def play(self, turns: int) -> None:
-        """`turns` with mishaps, and then to the end, without any."""
+    def turns(self, count: int) -> None:
+        """So many, in which anything may happen."""
         game = self.game
-        for turn in range(turns + 40 * turns + 400):
+        for _ in range(count):
             if not game.active():
                 return
             lane = game.chance.choice(game.active())
-            if turn < turns and game.chance.random() < self.unrest:
+            if game.chance.random() < self.unrest:
                 self.disturb(lane)
             else:
-                wild = turn < turns and game.chance.random() < self.mishaps
+                wild = game.chance.random() < self.mishaps
                 self.turn(lane, mishap(game, game.orders[lane]) if wild else None)
-        raise AssertionError(f"this run does not end: {game.lines[-1]}")
+
+    def end(self) -> None:
+        """To the end, without mishaps: there is one."""
+        for _ in range(4000):
+            if not self.game.active():
+                return
+            self.turn(self.game.chance.choice(self.game.active()), None)
+        raise AssertionError(f"this run does not end: {self.game.lines[-1]}")
 
     def disturb(self, lane: str) -> None:
         """A worker starts again, is given up, or is found again; or all of the run is taken up again."""
@@ -1102,8 +1109,9 @@ class Referee:
                 self.sit(seat)
             case 1 if len(game.active()) > 1:
                 game.vacate(seat.worker)
-                if game.chance.random() < 0.5:
-                    self.turn(game.chance.choice(game.active()), None)
+                if game.chance.random() < 0.5 or not game.active():
+                    for other in game.active()[:1]:
+                        self.turn(other, None)
                     self.sit(seat)
             case _:
                 seats = {name: each.seat for name, each in game.board.lanes.items()}
@@ -1207,14 +1215,30 @@ games = st.fixed_dictionaries(
     clashes=st.sampled_from([0.0, 0.2]),
     mishaps=st.floats(0.0, 0.6),
     unrest=st.sampled_from([0.0, 0.1]),
+    limit=st.sampled_from([{"experiments": 30}, {"evaluations": 50}, {"plateau": 8}, {"target": 0.97}]),
+    beside=st.booleans(),
+    closed=st.none() | st.integers(5, 60),
 )
 def test_invariants_of_random_runs(
-    words: dict[str, object], noise: float, clashes: float, mishaps: float, unrest: float
+    words: dict[str, object],
+    noise: float,
+    clashes: float,
+    mishaps: float,
+    unrest: float,
+    limit: dict[str, float],
+    beside: bool,
+    closed: int | None,
 ) -> None:
-    game = Game.of(**words, experiments=30)  # type: ignore[arg-type]
+    game = Game.of(**words, **{"experiments": 60, **limit})  # type: ignore[arg-type]
     game.noise, game.clashes = noise, clashes
     referee = Referee(game, mishaps, unrest)
-    referee.play(80)
+    if beside:  # a second lane on the first slot
+        referee.sit(replace(game.board.lanes["gpu0"].seat, lane="gpu0b"))
+    if closed is not None:
+        referee.turns(closed)
+        game.record(orders.close(game.board, "enough", game.now))
+    referee.turns(80)
+    referee.end()
     referee.check()
 
 
