@@ -511,28 +511,37 @@ def test_a_run_that_is_taken_up_on_devices_of_another_class_goes_on(policy: Call
     assert game.board.evidence.on("base", "B") is not None  # without it, no value of the class has a place
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_lane_on_whose_device_the_best_does_not_run_does_not_build_on_it_for_ever(
-    policy: Callable[[], Policy],
+    policy: Callable[[], Policy], own: bool
 ) -> None:
+    """Neither by proposing on it nor, with `own` changes that were kept, by replaying these onto it."""
     game = Game.of(3, 0, policy(), {"A": 0.0, "B": 0.0, "C": 0.0}, every=1)
     for index in range(3):
         game.turn(f"gpu{index}", value(1.0 + 0.001 * index))
-    while not game.board.published:
-        for lane in ("gpu0", "gpu1"):
-            order = game.orders[lane]
-            base = isinstance(order, Remeasure) and order.commit == "base"
-            game.turn(lane, value(1.0 if base else 0.8 if isinstance(order, Remeasure) or lane == "gpu0" else 2.0))
+    while own and game.board.counted == 0:
+        game.turn("gpu2", value(0.99))
+    values = {**dict.fromkeys(game.truth, 0.99), "base": 1.0}
+    for turn in range(60):
+        lane = f"gpu{turn % 2}"
+        attempt = game.attempt(lane, value(1.0))
+        number = values.setdefault(attempt.commit or "", 0.8 if lane == "gpu0" else 2.0)
+        game.hand_in(replace(attempt, measurement=value(number)))
+        if game.board.published and game.board.published[-1].value < 0.9:
+            break
     best = game.board.published[-1].commit
+    heavy = game.changes[best][-1]
+    assert game.board.evidence.on(best, "C") is None
     given = []
     for _ in range(60):
         order = game.orders["gpu2"]
         if isinstance(order, Stop):
             return
         given.append(order)
-        fits = not isinstance(order, Remeasure) or best not in game.changes[order.commit]
+        fits = not isinstance(order, Remeasure) or heavy not in game.changes[order.commit]
         game.turn("gpu2", value(1.5) if fits else failed(FailureKind.OOM))
-    assert [order for order in given[-20:] if isinstance(order, Propose) and order.parent == best] == []
+    assert [order for order in given[-20:] if isinstance(order, Propose | Replay) and order.parent == best] == []
 
 
 # --- Gathering -------------------------------------------------------------------------------------------------------
