@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,14 @@ def test_of_two_changes_that_conflict_the_better_one_is_published_even_if_it_cam
     script = night.script(
         cpu0=[sets("A", 0.2), *worse(0.1, 0.2, 0.3)], cpu1=[late(night, sets("A", 0.3)), *worse(0.4, 0.5, 0.6)]
     )
+    with research(night.program(more=f"experiments: 6\n{script}")) as session:
+        list(session)
+    assert session.best is not None and session.best.value == pytest.approx(0.7, abs=0.005)
+
+
+def test_what_was_found_together_with_a_part_of_it_that_was_published_first_is_published_too(night: Night) -> None:
+    both = line(*edits_of(sets("A", 0.2)), *edits_of(sets("B", 0.1)))
+    script = night.script(cpu0=[sets("A", 0.2), *worse(0.1, 0.2, 0.3)], cpu1=[late(night, both), *worse(0.4, 0.5, 0.6)])
     with research(night.program(more=f"experiments: 6\n{script}")) as session:
         list(session)
     assert session.best is not None and session.best.value == pytest.approx(0.7, abs=0.005)
@@ -649,7 +658,7 @@ def test_one_unsteady_candidate_does_not_hide_what_is_found_after_it(night: Nigh
 def test_a_seed_of_its_own_in_the_place_of_ours_is_no_gain(night: Night) -> None:
     """Noise that an agent has fixed is not measured, it is chosen: every measurement would have the same luck."""
     night.train(TRAIN.replace("SEED + int(", "int("))
-    fixed = line(('int(os.environ["AUTORESEARCH_SEED"])', "1075"))  # -3.5 standard deviations
+    fixed = line(('int(os.environ["AUTORESEARCH_SEED"])', "3103"))  # -4.7 standard deviations
     script = night.script(cpu0=[fixed, *worse(0.1, 0.2)])
     board = ended(night, night.program(workers=1, more=f"experiments: 3\n{script}"))
     assert not board.published
@@ -657,9 +666,7 @@ def test_a_seed_of_its_own_in_the_place_of_ours_is_no_gain(night: Night) -> None
 
 def test_what_becomes_suspicious_after_its_first_measurement_is_marked_too(night: Night) -> None:
     night.train(TRAIN.replace("print(", "# the end\nprint("))
-    script = night.script(
-        cpu0=[line(("A = 0.0", "A = 0.1"), ("# the end\n", once(night, "print('loss: 0.7')")))]
-    )
+    script = night.script(cpu0=[line(("A = 0.0", "A = 0.1"), ("# the end\n", once(night, "print('loss: 0.7')")))])
     board = ended(night, night.program(workers=1, more=f"experiments: 1\n{script}"))
     (cheated,) = (each for each in board.experiments if each.kind == "propose")
     assert len(cheated.values) > 1 and "gave its metric 2 times" in str(cheated.doubts)
@@ -702,7 +709,8 @@ def test_a_worker_that_dies_while_it_measures_files_of_its_own_may_measure_them_
 ) -> None:
     night.train(TRAIN + END)
     go, begun = night.folder / "go", night.folder / "begun"
-    wait = f"open({str(begun)!r}, 'w').close()\nwhile not os.path.exists({str(go)!r}):\n    __import__('time').sleep(0.01)\n"
+    wait = f"while not os.path.exists({str(go)!r}):\n    __import__('time').sleep(0.01)\n"
+    wait = f"open({str(begun)!r}, 'w').close()\n{wait}"
     held = line(("A = 0.0", "A = 0.2"), (END, wait), idea="held")
     script = night.script(cpu0=[held, *worse(0.1, 0.2, 0.3)], cpu1=[held, *worse(0.4, 0.5, 0.6)])
     program = night.program(backend="ray", budget="100 seconds", more=f"experiments: 4\n{script}")
@@ -794,41 +802,25 @@ def test_a_tiny_run_without_noise_ends_and_publishes_exact_gains(night: Night, l
     board = ended(night, night.program(workers=workers, more=f"{limit}\n{script}"))
     assert board.closed is not None and board.closed.finished
     best = board.best
-    assert best is not None and best.commit is not None and board.published
+    assert best is not None and best.commit is not None and board.counted > 0
     brought = {each.idea: each.value for each in board.experiments if each.commit in board.contains(best.commit)}
-    assert brought and best.value == 1 - 0.25 * ("A = 0.25" in brought) - 0.5 * ("B = 0.5" in brought)
-    assert board.published[-1].value == best.value and board.noise == 0
-    if limit.startswith("evaluations"):
-        assert board.evaluations <= int(limit.split()[1])
+    assert best.value == 1 - 0.25 * ("A = 0.25" in brought) - 0.5 * ("B = 0.5" in brought)
+    assert all(each.value == board.at(each.commit).value for each in board.published)  # type: ignore[union-attr]
+    assert board.noise in (0, None)
+    if limit == "evaluations: 5":
+        assert board.evaluations <= 5  # there may be too few to confirm anything
+    else:
+        assert brought and board.published
 
 
 def test_an_agent_that_only_says_the_same_again_and_again_does_not_keep_a_run_going_for_ever(night: Night) -> None:
     same = "sed -i 's/^C = .*/C = -0.5/' train.py; echo 'idea: the same'"
     more = f'evaluations: 30\nagent_command: "{same}"'
-    with research(night.program(workers=1, agent="command", more=more)) as session:
+    with suppress(SetupError), research(night.program(workers=1, agent="command", more=more)) as session:
         for experiment in session:
-            assert experiment.number < 40, "it goes on"
+            assert experiment.number < 20, "it goes on"  # whether it ends as finished or for a human to look at
 
 
-# --- The rules alone -------------------------------------------------------------------------------------------------
-
-
-def nominated(*values: float, **words: object) -> Game:
-    """A game of two lanes on two workers: gpu0 has found what is nominated, and `values` are measured of it since."""
-    game = Game.of(2, **words)  # type: ignore[arg-type]
-    while isinstance(game.orders["gpu0"], Remeasure) or isinstance(game.orders["gpu1"], Remeasure):
-        for lane in game.active():
-            if isinstance(game.orders[lane], Remeasure):
-                game.turn(lane)
-    game.turn("gpu0", Measurement(0.9, wall_seconds=60.0))
-    assert game.board.nominee is not None
-    return game
-
-
-def test_a_candidate_that_crashes_on_one_lane_takes_nothing_from_what_another_lane_found() -> None:
-    game = nominated()
-    commit = game.board.nominee.commit  # type: ignore[union-attr]
-    game.turn("gpu1", Measurement(0.9985, wall_seconds=60.0))  # a candidate that is too close to call
 # --- The example -----------------------------------------------------------------------------------------------------
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
