@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from autoresearch_ray.model import (
 from autoresearch_ray.monitors.none import NoMonitor
 from autoresearch_ray.ports import AgentSetup
 from tests.conftest import Toy, counted_at_the_limit
+from tests.game import Game
 from tests.user_repo import UserRepo
 
 TRAIN = """\
@@ -607,6 +609,7 @@ def ended(night: Night, program: Path) -> Board:
         timeout=25,
     )
     assert done.returncode == 0, done.stderr
+    assert night.board.nominee is None, "it would be the best, and was left behind"
     return night.board
 
 
@@ -819,6 +822,35 @@ def test_an_agent_that_only_says_the_same_again_and_again_does_not_keep_a_run_go
     with suppress(SetupError), research(night.program(workers=1, agent="command", more=more)) as session:
         for experiment in session:
             assert experiment.number < 20, "it goes on"  # whether it ends as finished or for a human to look at
+
+
+# --- Many short runs, by the rules alone -----------------------------------------------------------------------------
+
+
+def with_one_gain(sigmas: float, lanes: int, experiments: int) -> list[Game]:
+    """Runs whose first change is better by so many standard deviations of one measurement, and all others far worse."""
+    games = []
+    for seed in range(100):
+        effects = itertools.chain([-sigmas * 0.001], itertools.repeat(0.02))
+        game = Game.of(lanes, seed, experiments=experiments)
+        game.propose = lambda game, parent, effects=effects: next(effects)  # type: ignore[misc]
+        game.play(3000)
+        assert not game.active()
+        games.append(game)
+    return games
+
+
+@pytest.mark.parametrize(("lanes", "experiments"), [(1, 1), (1, 10), (2, 20)])
+def test_a_lone_gain_of_eight_standard_deviations_is_published_in_nearly_every_short_run(
+    lanes: int, experiments: int
+) -> None:
+    games = with_one_gain(8.0, lanes, experiments)
+    assert sum(game.truth[game.board.published[-1].commit] < 1 for game in games if game.board.published) >= 95
+
+
+@pytest.mark.parametrize("sigmas", [3.0, 5.0])
+def test_no_run_ends_while_something_is_nominated(sigmas: float) -> None:
+    assert [game.board.nominee for game in with_one_gain(sigmas, 1, 1)] == [None] * 100
 
 
 # --- The example -----------------------------------------------------------------------------------------------------
