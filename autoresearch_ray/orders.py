@@ -50,6 +50,7 @@ from autoresearch_ray.verdicts import (
 _MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
 _CLEAR = 3.0  # the same of near misses to be tried together
 _NEAR = 32  # near misses
+_AT_ONCE = 3  # measurements of what would be the best, when nothing else is left to do
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
 
@@ -67,6 +68,7 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
         return [], lane.order or Stop("this lane has no order")
     draft = Draft(board, attempt.lane, now, policy)
     draft.note(Measured(now, attempt))
+    _limit_is_reached(draft)  # then what is too close to call is decided on what is known
     judge(draft)
     settle(draft)
     return draft.events, _order(draft)
@@ -187,11 +189,11 @@ def _owes_a_verdict(draft: Draft) -> Order | None:
 
 def _cannot_stand_here(draft: Draft) -> Order | None:
     """What this lane would build on cannot be measured on its device, which may have less memory than others."""
-    board, lane = draft.board, draft.lane
-    stand = board.best.commit if draft.policy.gathers and board.best else lane.head
-    if lane.remeasure_failures_in_a_row < PATIENCE or stand in (None, board.opened.base):
+    board, lane, order = draft.board, draft.lane, draft.lane.order
+    if lane.remeasure_failures_in_a_row < PATIENCE or not isinstance(order, Remeasure):
         return None
-    if board.evidence.on(stand or "", draft.device_class) is not None:
+    stands = {board.best.commit if board.best else None} | (set() if draft.policy.gathers else {lane.head})
+    if order.commit not in stands - {board.opened.base} or board.evidence.on(order.commit, draft.device_class):
         return None
     return draft.leave("what it would build on does not run on this device")
 
@@ -237,14 +239,20 @@ def _limit_is_reached(draft: Draft) -> None:
 
 
 def _to_come(draft: Draft) -> int:
-    """Evaluations that are under way, and those that ending the run will take."""
-    return len(draft.working) + _claims(draft) + 2 * draft.policy.confirmations
+    """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
+    return len(draft.working) + _claims(draft) + 4 * draft.policy.confirmations
 
 
 def _ending_seconds(draft: Draft) -> float:
-    """How long before the end of its hours a run stops proposing: three rounds, and not more than a twentieth of it."""
-    hours = draft.board.program.options.hours or 0.0
-    return min(3 * (draft.board.eval_seconds or 0.0), 180 * hours) if draft.policy.gathers else 0.0
+    """How long before the end of its hours a run stops proposing.
+
+    The evaluation that runs, bringing together, confirming elsewhere and once more, and the claims of the best, which
+    all lanes share; but not more than a tenth of the hours.
+    """
+    if not draft.policy.gathers:
+        return 0.0
+    rounds = 4 + math.ceil(_claims(draft) / (1 + len(draft.working)))
+    return min(rounds * (draft.board.eval_seconds or 0.0), 360 * (draft.board.program.options.hours or 0.0))
 
 
 def _claims(draft: Draft) -> int:
@@ -310,7 +318,7 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
     if board.evidence.times(commit) + under_way < draft.policy.confirmations:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
-    if standing and standing.call == "again" and not under_way:
+    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed else 1):
         return draft.remeasure(commit, f"it would be the best: {standing.reason}")
     return None
 

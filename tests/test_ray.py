@@ -142,8 +142,15 @@ def _all_gone(temporary: Path) -> None:
     """No evaluation, no agent, and nothing of Ray is left."""
     deadline = time.monotonic() + 15
     while left := processes_of(temporary):
-        assert time.monotonic() < deadline, f"still there: {left}"
+        assert time.monotonic() < deadline, f"still there: {[_command(each) for each in left]}"
         time.sleep(0.05)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+    except (FileNotFoundError, ProcessLookupError):
+        return f"{pid}, gone meanwhile"
 
 
 def test_ray_of_our_own_listens_on_loopback_alone(toy: Toy) -> None:
