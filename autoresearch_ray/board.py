@@ -50,7 +50,9 @@ from autoresearch_ray.noise import Effects
 from autoresearch_ray.pool import Change, Pool
 from autoresearch_ray.ports import Score
 
-IDLE_AGENT = frozenset({FailureKind.AGENT, FailureKind.NO_CHANGE})
+IDLE_AGENT = frozenset(
+    {FailureKind.AGENT, FailureKind.NO_CHANGE, FailureKind.NO_EFFECT, FailureKind.DUPLICATE}
+)  # nothing new came of it
 
 
 @dataclass(slots=True)
@@ -331,10 +333,7 @@ class Board:
             seat = self.lanes[attempt.lane].seat
             parent = self.evidence.on(attempt.parent, seat.device_class)
             gain = self.direction.gain(value, parent.mean) if parent and attempt.kind == "propose" else None
-            sigma = self.evidence.sigma(seat.device_class)
-            pace = self.pace.on(attempt.parent, seat.device_class)
-            usual = pace.mean if pace else None
-            doubts = suspicion.doubts(measurement, gain, self.effects, sigma, self.at(attempt.parent), usual)
+            doubts = self._doubts(measurement, gain, attempt.parent, seat)
         return Experiment(
             number=number,
             id=attempt.id,
@@ -360,6 +359,11 @@ class Board:
             printed=measurement.printed,
         )
 
+    def _doubts(self, measurement: Measurement, gain: float | None, parent: str, seat: Seat) -> tuple[str, ...]:
+        pace = self.pace.on(parent, seat.device_class)
+        sigma, usual = self.evidence.sigma(seat.device_class), pace.mean if pace else None
+        return suspicion.doubts(measurement, gain, self.effects, sigma, self.at(parent), usual)
+
     def _count(self, commit: str, seat: Seat, measurement: Measurement) -> None:
         self.evidence.add(commit, seat.device_class, objective(self.program.eval, measurement))
         for name, value in also(measurement).items():
@@ -382,6 +386,7 @@ class Board:
         if measurement.value is not None:
             first, n = not experiment.values, len(experiment.values) + 1
             numbers = also(measurement)
+            more = () if number == 0 else self._doubts(measurement, None, experiment.parent, lane.seat)
             experiment = replace(
                 experiment,
                 values=(*experiment.values, objective(self.program.eval, measurement)),
@@ -389,6 +394,7 @@ class Board:
                 resources=measurement.resources if first else experiment.resources,
                 also=numbers if first else _means(experiment.also, numbers, n),
                 printed=measurement.printed if first else experiment.printed,
+                doubts=tuple(dict.fromkeys((*experiment.doubts, *more))),
             )
             if number == 0:
                 experiment = replace(experiment, status=Status.KEEP, reason="what everything is compared with")
@@ -426,20 +432,29 @@ class Board:
             self.verdicts_since_best += 1
 
     def _joined(self, experiment: Experiment, event: Judged) -> None:
-        """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays out."""
+        """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays apart."""
+        failure = experiment.failure
         if event.status is Status.KEEP:
             self.pool.promote(experiment.picked, event.likely or event.gain or 0.0, event.spread or 0.0)
-            self.pool.drop(experiment.left_out)
-        elif experiment.failure is not None and not experiment.picked:
-            self.pool.drop(experiment.left_out)
+            self.pool.part(experiment.left_out)
+        elif failure is not None and not experiment.picked:
+            self.pool.part(experiment.left_out)
+        elif failure is not None and failure.kind is FailureKind.DUPLICATE and len(experiment.picked) == 1:
+            self.pool.part(experiment.picked)
         elif event.status is not Status.LOST:
             self.pool.halve((*experiment.picked, *experiment.left_out))
 
     def _published(self, event: Published) -> None:
+        before = self.contains(self.published[-1].commit) if self.published else frozenset()
         self.published.append(event)
         self.verdicts_since_best = 0
         self.nominee = None
-        self.pool.shared(self.contains(event.commit))
+        inside = self.contains(event.commit)
+        self.pool.shared(inside)
+        for each in before - inside:  # the best before had them, and this one, which is better, has not
+            known = self.at(each)
+            if known and known.likely is not None and known.spread is not None:
+                self.pool.keep(Change(each, known.lane, known.number, known.likely, known.spread))
 
     def _refused(self, event: Refused) -> None:
         self.refused[event.commit] = event

@@ -41,6 +41,7 @@ from autoresearch_ray.verdicts import (
     GROUP,
     PATIENCE,
     judge,
+    leads,
     nominate,
     settle,
     standing_of_nominee,
@@ -240,7 +241,8 @@ def _limit_is_reached(draft: Draft) -> None:
 
 def _to_come(draft: Draft) -> int:
     """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
-    return len(draft.working) + _claims(draft) + 4 * draft.policy.confirmations
+    ending = _claims(draft) + 4 * draft.policy.confirmations
+    return len(draft.working) + min(ending, (draft.board.program.options.evaluations or 0) // 4)
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -353,6 +355,10 @@ def _gather(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not _may_gather(draft) or not best or not best.commit:
         return None
+    other = next((each.commit for each in board.pool.apart if _stands_apart(draft, each.commit)), None)
+    if other is not None and (experiment := board.at(other)) is not None:
+        nominate(draft, experiment)
+        return _confirm_the_nominee(draft)
     group = board.pool.next_kept(GROUP)
     clear = sum(each.likely for each in group) >= _ENOUGH * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
@@ -363,6 +369,11 @@ def _gather(draft: Draft) -> Order | None:
         nominate(draft, experiment)  # it is that very combination
         return _confirm_the_nominee(draft)
     return _replay(draft, best.commit, group, f"{len(group)} kept changes brought together")
+
+
+def _stands_apart(draft: Draft, commit: str) -> bool:
+    """Whether what conflicts with the best is better than it by itself."""
+    return commit not in draft.board.refused and leads(draft, commit)
 
 
 def _combine(draft: Draft) -> Order | None:
@@ -404,9 +415,7 @@ def _claim(draft: Draft) -> Order | None:
 
 def _ends(draft: Draft) -> Order | None:
     """The run is closed: what another lane may still propose as the best needs this device once more."""
-    if draft.board.closed and (draft.board.nominee or draft.gathering or any(each.pending for each in draft.working)):
-        return _stand_by(draft)
-    return None
+    return _stand_by(draft) if draft.board.closed and draft.working else None
 
 
 def _stand_by(draft: Draft) -> Order | None:
@@ -414,6 +423,8 @@ def _stand_by(draft: Draft) -> Order | None:
     best, here = draft.board.best, draft.lane.seat
     if best is None or not best.commit or draft.policy.confirmations < 2 or draft.lane.remeasure_failures_in_a_row:
         return None
+    if len(draft.working) == draft.under_way[best.commit]:
+        return None  # the others only stand by, too
     workers = {lane.seat.worker for lane in draft.working} - {here.worker}
     classes = {lane.seat.device_class for lane in draft.working}
     if not workers or (len(workers) > 1 and here.device_class in classes):
@@ -482,6 +493,7 @@ _RULES: tuple[_Rule, ...] = (
     _owes_a_verdict,
     _cannot_stand_here,
     _limit_is_reached,
+    _mend,
     _baseline_first,
     _confirm_the_nominee,
     _hold_out,
@@ -491,7 +503,6 @@ _RULES: tuple[_Rule, ...] = (
     _ends,
     _closed,
     _others_do_the_rest,
-    _mend,
     _agent_is_failing,
     _fell_behind,
     _stands_on_the_best,

@@ -29,6 +29,7 @@ class Pool:
     def __init__(self) -> None:
         self._kept: dict[str, Change] = {}
         self._missed: dict[str, Change] = {}
+        self._apart: dict[str, Change] = {}
         self._limits: dict[str, int] = {}  # in how large a group a change may be tried
         self._ranked: list[Change] | None = None  # the near misses in the order in which they are tried
 
@@ -43,6 +44,7 @@ class Pool:
         """The best now has the changes `inside`."""
         self._ranked = None
         for each in inside:
+            self._apart.pop(each, None)
             self._kept.pop(each, None)
             self._missed.pop(each, None)
 
@@ -53,6 +55,18 @@ class Pool:
             self._kept.pop(each, None)
             self._missed.pop(each, None)
             self._limits.pop(each, None)
+
+    def part(self, commits: Iterable[str]) -> None:
+        """These conflict with the best. What was kept of them may still be better than that by itself."""
+        for each in commits:
+            if each in self._kept:
+                self._apart[each] = self._kept[each]
+        self.drop(commits)
+
+    @property
+    def apart(self) -> list[Change]:
+        """Kept changes that cannot be brought together with the best."""
+        return list(self._apart.values())
 
     def halve(self, tried: Sequence[str]) -> None:
         """This group brought nothing. What was alone is dropped, and a near miss that would be: it was once before."""
@@ -96,7 +110,7 @@ class Pool:
         """A copy that keeps its own changes to itself."""
         fork = copy.copy(self)
         fork._kept, fork._missed = dict(self._kept), dict(self._missed)
-        fork._limits = dict(self._limits)
+        fork._apart, fork._limits = dict(self._apart), dict(self._limits)
         return fork
 
 

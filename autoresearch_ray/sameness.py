@@ -236,12 +236,27 @@ def _last(name: ast.expr) -> str:
 
 
 class _Blank(ast.NodeTransformer):
-    """Makes 0 of the numbers that a value is made of: by arithmetic, as a choice, or as a default."""
+    """Makes 0 of the numbers that a value is made of: by arithmetic, as a choice, as a default, or as the seed that the
+    runner gives in the environment."""
 
     def visit(self, node: ast.AST) -> Any:
         number = node.operand if isinstance(node, ast.UnaryOp) else node
-        if isinstance(number, ast.Constant) and _is_number(number.value):
+        if (isinstance(number, ast.Constant) and _is_number(number.value)) or _is_given(node):
             return ast.Constant(0)
         hands_on = isinstance(node, ast.Call) and _last(node.func) in _HANDS_ON
         default = isinstance(node, ast.keyword) and node.arg == "default"
-        return self.generic_visit(node) if hands_on or default or isinstance(node, _CLEAR) else node
+        if not (hands_on or default or isinstance(node, _CLEAR)):
+            return node
+        seen = self.generic_visit(node)
+        number_of = isinstance(seen, ast.Call) and _last(seen.func) == "int" and [ast.dump(each) for each in seen.args]
+        return ast.Constant(0) if number_of == [ast.dump(ast.Constant(0))] else seen
+
+
+def _is_given(node: ast.AST) -> bool:
+    """Whether this reads the runner's seed: a constant in its place is only another seed."""
+    if isinstance(node, ast.Subscript):
+        key: ast.expr | None = node.slice
+    else:
+        reads = isinstance(node, ast.Call) and _last(node.func) in ("get", "getenv") and node.args
+        key = node.args[0] if isinstance(node, ast.Call) and reads else None
+    return isinstance(key, ast.Constant) and key.value == "AUTORESEARCH_SEED"
