@@ -34,7 +34,8 @@ class Noise:
         if n:
             away = value - mean
             square = away * away * n / (n + 1)  # not `**`, which raises where this is infinite
-            if self._squares > 0:  # one unsteady candidate does not hide what is found after it
+            rounding = 1e-9 * max(abs(value), abs(mean))
+            if self._squares > rounding * rounding:  # one unsteady candidate does not hide what is found after it
                 square = min(square, (_UNSTEADY * (self.cautious(self) or 0.0)) ** 2)
             self._squares += square
             self.degrees_of_freedom += 1

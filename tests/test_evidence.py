@@ -51,7 +51,7 @@ def test_of_steady_measurements_the_noise_is_that_of_the_textbook(seed: int, sig
     chance = random.Random(seed)
     commits = [[chance.gauss(1.0, sigma) for _ in range(3)] for _ in range(60)]
     textbook = math.sqrt(statistics.fmean(statistics.variance(values) for values in commits))
-    assert noise_of(commits).sigma == pytest.approx(textbook, rel=0.02)
+    assert noise_of(commits).sigma == pytest.approx(textbook, rel=0.05)
 
 
 def test_one_unsteady_commit_does_not_make_the_noise_a_hundred_times_as_large() -> None:
