@@ -13,7 +13,6 @@ _SHRINK = 8.0  # degrees of freedom that the noise of all classes together count
 # Student's t over the normal at 97 %, by the number of degrees of freedom, as the first terms of Fisher's expansion:
 # sigma is taken 3.4 times as large with one, 1.5 times with three.
 _FEW = (1.13, 1.27)
-_UNSTEADY = 4.0  # standard deviations beyond which a measurement counts as no more than that
 
 
 class Noise:
@@ -33,11 +32,7 @@ class Noise:
         """Take in `value` of a commit that had `n` measurements of this `mean` before (Welford's update)."""
         if n:
             away = value - mean
-            square = away * away * n / (n + 1)  # not `**`, which raises where this is infinite
-            rounding = 1e-9 * max(abs(value), abs(mean))
-            if self._squares > rounding * rounding:  # one unsteady candidate does not hide what is found after it
-                square = min(square, (_UNSTEADY * (self.cautious(self) or 0.0)) ** 2)
-            self._squares += square
+            self._squares += away * away * n / (n + 1)  # not `**`, which raises where this is infinite
             self.degrees_of_freedom += 1
 
     @property

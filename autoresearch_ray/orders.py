@@ -18,6 +18,7 @@ from autoresearch_ray.model import (
     REWORKS,
     Attempt,
     Event,
+    Experiment,
     FailureKind,
     Holdout,
     Measured,
@@ -357,8 +358,7 @@ def _gather(draft: Draft) -> Order | None:
         return None
     other = next((each.commit for each in board.pool.apart if _stands_apart(draft, each.commit)), None)
     if other is not None and (experiment := board.at(other)) is not None:
-        nominate(draft, experiment)
-        return _confirm_the_nominee(draft)
+        return _nominated(draft, experiment)
     group = board.pool.next_kept(GROUP)
     clear = sum(each.likely for each in group) >= _ENOUGH * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
@@ -366,9 +366,15 @@ def _gather(draft: Draft) -> Order | None:
     made = board.made_of.get(board.contains(best.commit) | {each.commit for each in group})
     experiment = board.at(made) if made and made not in board.refused else None
     if experiment is not None:
-        nominate(draft, experiment)  # it is that very combination
-        return _confirm_the_nominee(draft)
+        return _nominated(draft, experiment)  # it is that very combination
     return _replay(draft, best.commit, group, f"{len(group)} kept changes brought together")
+
+
+def _nominated(draft: Draft, experiment: Experiment) -> Order | None:
+    """It may have been measured often enough already: then it is published, or refused, at once."""
+    nominate(draft, experiment)
+    settle(draft)
+    return _confirm_the_nominee(draft) or _hold_out(draft)
 
 
 def _stands_apart(draft: Draft, commit: str) -> bool:

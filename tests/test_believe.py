@@ -373,11 +373,11 @@ def test_the_same_files_on_two_lanes_are_measured_once_and_the_second_agent_is_t
     assert second[0].values and second[0].failure is None and second[0].idea == "proposal 3"
     assert second[1].failure is not None and second[1].failure.kind is FailureKind.DUPLICATE
     assert second[1].status is Status.DISCARD and not second[1].values
-    value = experiments[number].value
+    value, reason = experiments[number].value, experiments[number].reason
     told = player.told["cpu1"]
     assert value is not None and [each.id for each in told[:6]] == [second[0].id] * 3 + [second[1].id] * 3
     for number_told, each in enumerate(told[:6]):
-        again = f"#{number} tried exactly this: discard, {value:.6g}, no gain" in each.prompt
+        again = f"#{number} tried exactly this: discard, {value:.6g}, {reason[:40]}" in each.prompt
         assert again == (number_told % 3 > 0)
 
 

@@ -34,8 +34,7 @@ def noise_of(commits: list[list[float]]) -> Noise:
 
 
 @given(commits=st.lists(st.lists(numbers, min_size=1, max_size=6), max_size=6))
-def test_the_noise_is_the_pooled_standard_deviation_of_the_textbook_or_less(commits: list[list[float]]) -> None:
-    """Less, where a measurement is so far off that it counts as no more than four standard deviations."""
+def test_the_noise_is_the_pooled_standard_deviation_of_the_textbook(commits: list[list[float]]) -> None:
     noise = noise_of(commits)
     freedom = sum(len(values) - 1 for values in commits)
     assert noise.degrees_of_freedom == freedom
@@ -43,21 +42,7 @@ def test_the_noise_is_the_pooled_standard_deviation_of_the_textbook_or_less(comm
         assert noise.sigma is None and Noise().cautious(noise) is None
         return
     squares = sum((len(values) - 1) * statistics.variance(values) for values in commits if len(values) > 1)
-    assert noise.sigma is not None and noise.sigma <= math.sqrt(squares / freedom) * (1 + 1e-6) + 1e-9
-
-
-@given(seed=st.integers(0, 1000), sigma=st.sampled_from([0.001, 1.0, 300.0]))
-def test_of_steady_measurements_the_noise_is_that_of_the_textbook(seed: int, sigma: float) -> None:
-    chance = random.Random(seed)
-    commits = [[chance.gauss(1.0, sigma) for _ in range(3)] for _ in range(60)]
-    textbook = math.sqrt(statistics.fmean(statistics.variance(values) for values in commits))
-    assert noise_of(commits).sigma == pytest.approx(textbook, rel=0.05)
-
-
-def test_one_unsteady_commit_does_not_make_the_noise_a_hundred_times_as_large() -> None:
-    steady = [[1.0, 1.001, 0.999], [1.002, 1.0], [0.998, 0.9995]]
-    before, after = noise_of(steady).sigma, noise_of([*steady, [1.0, 2.0]]).sigma
-    assert before is not None and after is not None and before < after < 4 * before
+    assert noise.sigma == pytest.approx(math.sqrt(squares / freedom), rel=1e-6, abs=1e-9)
 
 
 @given(commits=st.lists(st.lists(numbers, min_size=2, max_size=6), min_size=1, max_size=6))

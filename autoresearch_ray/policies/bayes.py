@@ -25,7 +25,7 @@ class Bayes:
     claims = 32  # a mean of 32 is off by 0.14 sigma on average
     sure = 0.97  # that a kept change is better than its parent
     surer = 0.999  # that a published best is better than the one before: it costs nothing, and 0.98 lets luck through
-    few = 3  # measurements of one candidate before it is thrown away that is better with more than 90 %
+    few = 3  # measurements of one candidate before it is thrown away that is likely better
     most = 16  # measurements of one candidate, whatever it may be worth
 
     def judge(self, case: Case) -> Judgement:
@@ -35,7 +35,7 @@ class Bayes:
         sure = chance_above_zero(mean, spread)
         found = f"gain {case.gain:+.3g} ± {case.error:.2g}, n = {case.n}"
         words = f"{found}; likely {mean:+.3g}, and better with {sure:.1%}"
-        hardly_missed = 0.9 < sure < self.sure and case.n < self.few and math.isfinite(case.worth)
+        hardly_missed = 0.75 < sure < self.sure and case.n < self.few and math.isfinite(case.worth)
         worth_it = case.n < self.most and self._value_of_another(case, mean, spread) > case.worth
         if hardly_missed or worth_it:
             return Judgement("again", f"too close to call: {words}", mean, spread)
