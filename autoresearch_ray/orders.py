@@ -431,6 +431,9 @@ def _stand_by(draft: Draft) -> Order | None:
         return None
     if len(draft.working) == draft.under_way[best.commit]:
         return None  # the others only stand by, too
+    limit = draft.board.program.options.evaluations
+    if limit is not None and draft.board.evaluations + len(draft.working) >= limit:
+        return None
     workers = {lane.seat.worker for lane in draft.working} - {here.worker}
     classes = {lane.seat.device_class for lane in draft.working}
     if not workers or (len(workers) > 1 and here.device_class in classes):
