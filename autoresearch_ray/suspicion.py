@@ -32,7 +32,7 @@ def doubts(
         most = mean + _TOO_GOOD * math.hypot(spread, sigma)
         if gain > most:
             found.append(f"too good: a gain of {gain:.3g}, where {most:.3g} would be much in this run")
-    if usual is not None and measurement.wall_seconds < _TOO_EARLY * usual:
+    if usual is not None and 0 < measurement.wall_seconds < _TOO_EARLY * usual:
         found.append(f"ended after {measurement.wall_seconds:.3g} s, where its parent takes {usual:.3g} s")
     if parent is None or not parent.values:
         return tuple(found)

@@ -91,7 +91,7 @@ class Run:
         also: Mapping[str, float] | None = None,
         resources: Resources = NOTHING_SEEN,
     ) -> None:
-        measurement = Measurement(value, wall_seconds=300.0, also=also or {}, resources=resources)
+        measurement = Measurement(value, also=also or {}, resources=resources)
         self.add(Measured(self.now, self._attempt(lane, "remeasure", commit, commit, measurement)))
 
     def holdout(self, lane: str, commit: str, value: float) -> None:
