@@ -61,11 +61,12 @@ class Effects:
     _FLOOR = -6.0
     _DOUBT = 6.0  # gains that the guess for an unknown program counts for
     _GUESS = 2.0  # its standard deviation, in sigmas of one measurement
-    _SCARCE = 16.0  # tuned, as are the other constants here, on `benchmarks.landscape`
+    _SCARCE, _SOON = 16.0, 40.0  # tuned, as are the other constants here, on `benchmarks.landscape`
     _MEMORY = 100.0  # gains after which one has faded to a third
 
     def __init__(self) -> None:
-        self.n = 0.0
+        self.n = 0.0  # gains, those that have faded counted as what is left of them
+        self.seen = 0
         self._sum = 0.0
         self._squares = 0.0
         self._errors = 0.0
@@ -75,6 +76,7 @@ class Effects:
         gain = max(gain, self._FLOOR * error)
         kept = 1 - 1 / self._MEMORY
         self.n = kept * self.n + 1
+        self.seen += 1
         self._sum = kept * self._sum + gain
         self._squares = kept * self._squares + gain * gain
         self._errors = kept * self._errors + error * error
@@ -90,9 +92,11 @@ class Effects:
     def worth(self, sigma: float) -> float:
         """What one evaluation can be expected to bring if it is spent on something new.
 
-        That is far less than what new changes have brought so far: the good ones run out before the time does.
+        At first half of what a change is expected to bring, since finding out which are better takes about as many
+        evaluations again; ever less of it as a run goes on, because the good ones run out before the time does.
         """
-        return expected_excess(*self.prior(sigma)) / self._SCARCE
+        scarce = min(self._SCARCE, 2.0 + self.seen / self._SOON)
+        return expected_excess(*self.prior(sigma)) / scarce
 
 
 def expected_excess(mean: float, spread: float) -> float:
