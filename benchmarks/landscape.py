@@ -60,6 +60,7 @@ class PlainReset(Greedy):
 class Margin(Greedy):
     """What is better by two standard deviations of one measurement is kept, and nothing is measured again."""
 
+    confirmations = 2  # of the base, too: or one lane would never know the noise
     gathers = True
 
     def judge(self, case: Case) -> Judgement:
