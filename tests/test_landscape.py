@@ -122,7 +122,7 @@ def gains(setting: Setting) -> float:
 
 def test_replaying_beats_resetting_and_gathering_beats_both() -> None:
     reset, replayed, gathered = (gains(Setting(each, 16, evaluations=600)) for each in (PlainReset, Plain, Bayes))
-    assert 1.2 * reset < replayed < gathered
+    assert reset < replayed < gathered
 
 
 def test_the_default_keeps_less_luck_than_the_plain_rule_and_promises_less() -> None:

@@ -23,7 +23,7 @@ import pytest
 import torch
 import wire
 
-from autoresearch_ray import evaluator
+from autoresearch_ray import reading
 from tests.conftest import processes_of
 from tests.nanochat import NANOCHAT, SUMMARY, Corpus, ended, summary_of
 
@@ -674,4 +674,4 @@ def test_a_device_that_is_not_there_is_a_sick_machine(tmp_path: Path, data: Path
         pytest.skip("there is a GPU")
     said = reason(*ended(started(tmp_path, data, HONEST, "--device", "cuda")))
     assert said == "torch finds no GPU (CUDA_ERROR_NO_DEVICE)"
-    assert evaluator._SICK.search(said.encode())
+    assert reading._SICK.search(said.encode())
