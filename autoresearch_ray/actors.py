@@ -16,22 +16,31 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from autoresearch_ray import seating
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
-from autoresearch_ray.worker import Worker, scratch
+from autoresearch_ray.ports import Reply, Taken, Welcome
+from autoresearch_ray.team import Team
+from autoresearch_ray.worker import scratch
 
 _LOOK = "look into /tmp/ray/session_latest/logs; the same command takes the run up again"
-_RESTARTS = 3  # of one worker in a run, before its seat is given up
+_RESTARTS = 100  # of the coordinator in a session; each costs a second or two
+_CALLS = 64  # that the coordinator takes at a time; its lock orders them, and more wait in line
+_DEATHS = 5  # of a worker in a row without a hand-in, before its seat is given up
+_PAUSE_SECONDS = 3.0  # after a death: it takes Ray 3 to 15 s to know that it was the node
+_LOOK_SECONDS = 5.0  # between two looks at who could be seated where
+_NOBODY_SECONDS = 900.0  # without any worker, before the session gives up
 _OBJECT_STORE_BYTES = 200 << 20  # the whole history travels once; Ray's default is 30 % of the memory
 
 
@@ -56,33 +65,38 @@ class _CoordinatorActor:
     def close(self, reason: str, hard: bool, failed: bool) -> None:
         self._coordinator.close(reason, hard, failed)
 
-    def vacate(self, worker: int, reason: str) -> None:
-        self._coordinator.vacate(worker, reason)
+    def vacate(self, worker: int, reason: str) -> int:
+        return self._coordinator.vacate(worker, reason)
+
+    def closed(self) -> bool:
+        return self._coordinator.closed()
 
     def leave(self) -> None:
         self._coordinator.leave()
 
 
-class _WorkerActor:
-    """A worker as an actor: `run` on one thread, the driver's signals on others."""
+class _TeamActor:
+    """The workers of one node as an actor: `run` on one thread, the driver's signals on others."""
 
-    def __init__(self, index: int, coordinator: Any, slots: Mapping[str, int], environ: Mapping[str, str]) -> None:
-        """`slots` tells how many workers each node (by id) shares its cores among."""
+    def __init__(
+        self, coordinator: Any, workers: Sequence[int], gpus_per_worker: float, environ: Mapping[str, str]
+    ) -> None:
         context = ray.get_runtime_context()
-        gpus = tuple(context.get_accelerator_ids().get("GPU", []))
-        cores = max(1, len(os.sched_getaffinity(0)) // max(1, slots.get(context.get_node_id(), 1)))
-        self._signals = Signals()
-        self._worker = Worker(index, _Desk(coordinator), gpus, cores, {**os.environ, **environ}, self._signals)
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        shares = seating.share(gpus, gpus_per_worker, len(workers))
+        cores = max(1, len(os.sched_getaffinity(0)) // len(workers))
+        self._team = Team(_Desk(coordinator), dict(zip(workers, shares, strict=True)), cores, {**os.environ, **environ})
 
     def run(self) -> None:
-        self._worker.run()
+        while self._team.wait(_LOOK_SECONDS):
+            continue
+        self._team.finish()
 
     def drain(self) -> None:
-        self._signals.drain.set()
+        self._team.drain()
 
     def halt(self) -> None:
-        self._signals.drain.set()
-        self._signals.halt.set()
+        self._team.halt()
 
 
 class _Desk:
@@ -132,18 +146,18 @@ class Cluster:
                 " a token error means that RAY_AUTH_MODE differs between here and there",
             ) from error
 
-    def slots(self, gpus_per_worker: float) -> dict[str, int]:
+    def rooms(self, gpus_per_worker: float) -> dict[str, int]:
         """How many workers each living node can seat, by node id. Without GPUs: one per node."""
         listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = {each["NodeID"]: each["Resources"].get("GPU", 0.0) for each in listed if each["Alive"]}
+        gpus = {each["NodeID"]: each["Resources"].get("GPU", 0.0) for each in listed if each["Alive"]}
         if not gpus_per_worker:
-            return dict.fromkeys(nodes, 1)
-        return {node: int(gpus / gpus_per_worker + 1e-9) for node, gpus in nodes.items()}
+            return dict.fromkeys(gpus, 1)
+        return {node: seating.room(each, gpus_per_worker) for node, each in gpus.items()}
 
     def wait_for_room(self, workers: int, gpus_per_worker: float, seconds: float) -> None:
         """Nodes join a cluster for some seconds after `ray up` has returned: give them that."""
         deadline = time.monotonic() + seconds
-        while sum(self.slots(gpus_per_worker).values()) < workers and time.monotonic() < deadline:
+        while sum(self.rooms(gpus_per_worker).values()) < workers and time.monotonic() < deadline:
             time.sleep(1.0)
 
     def leave(self) -> None:
@@ -151,83 +165,153 @@ class Cluster:
             ray.shutdown()
 
 
+@dataclass(slots=True)
+class _Seated:
+    """One team on one node, and what is known of it."""
+
+    node: str
+    workers: tuple[int, ...]
+    actor: Any
+
+
 class RayCrew:
-    """Workers as actors, each with its GPUs, and one coordinator on the head. They die with this process."""
+    """A team on each node and one coordinator on the head. They die with this process.
+
+    Who loses a seat, with its process or its node, gets another one wherever there is room; with `workers: auto`, nodes
+    that join later are seated as well.
+    """
 
     def __init__(
         self, cluster: Cluster, folder: Path, options: Options, workers: int, environ: Mapping[str, str]
     ) -> None:
         """`environ` are variables of this machine that workers need by value: the secrets of agents, mostly."""
+        self._cluster = cluster
         self._options = options
+        self._workers = workers
         self._environ = dict(environ)
-        self._slots = cluster.slots(options.gpus_per_worker)
-        if not options.gpus_per_worker:
-            self._slots = dict.fromkeys(self._slots, -(-workers // len(self._slots)))
         self._failures: list[Exception] = []
         self._warnings: list[str] = []
-        self._restarts = dict.fromkeys(range(workers), 0)
+        self._teams: dict[Any, _Seated] = {}  # by what their `run` will return
+        self._ended: list[_Seated] = []  # they were told to stop, by the end of the run or as sick
+        self._standing: list[int] = []  # workers without a seat
+        self._deaths: dict[int, tuple[int, int]] = {}  # of each worker: in a row, and the orders it had had before them
+        self._next = 0  # worker to be seated for the first time
+        self._look_at = 0.0
+        self._left_at = 0.0  # when the last worker left its seat
+        self._over = False
         self._coordinator: Any = (
             ray.remote(_CoordinatorActor)
             .options(
                 num_cpus=0,
                 resources={"node:__internal_head__": 0.001},
-                max_concurrency=4 * workers + 8,
-                max_restarts=0,
+                max_concurrency=_CALLS,
+                max_restarts=_RESTARTS,  # it comes back from the ledger, and what was handed in meanwhile is sent again
+                max_task_retries=-1,
             )
             .remote(str(folder))
         )
-        self._actors: dict[int, Any] = {}
-        self._runs: dict[Any, int] = {}
         try:
             self._welcome: Welcome = _Desk(self._coordinator).welcome()
         except RayError as error:
             raise _cause(error) from error
-        for index in range(workers):
-            self._seat(index)
+        self._seat()
 
-    def _seat(self, index: int) -> None:
+    # --- Seating -----------------------------------------------------------------------------------------------------
+
+    def _seat(self) -> None:
+        """Give a seat to everybody for whom there is room now."""
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        share, auto = self._options.gpus_per_worker, self._options.workers == "auto"
+        rooms = self._cluster.rooms(share)
+        if not share and not auto:
+            rooms = seating.even(sorted(rooms), self._workers) if rooms else {}
+        seated: dict[str, list[int]] = {}
+        for each in (*self._teams.values(), *self._ended):
+            seated.setdefault(each.node, []).extend(each.workers)
+        most = None if auto else self._workers
+        for node, workers in seating.plan(rooms, seated, self._standing, self._next, most).items():
+            self._start(node, workers)
+            self._standing = [each for each in self._standing if each not in workers]
+            self._next = max(self._next, *(each + 1 for each in workers))
+
+    def _start(self, node: str, workers: Sequence[int]) -> None:
         actor: Any = (
-            ray.remote(_WorkerActor)
+            ray.remote(_TeamActor)
             .options(
                 num_cpus=0,
-                num_gpus=self._options.gpus_per_worker,
+                num_gpus=seating.claim(len(workers), self._options.gpus_per_worker),
                 max_concurrency=4,
                 max_restarts=0,
-                scheduling_strategy="SPREAD" if not self._options.gpus_per_worker else "DEFAULT",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(index, self._coordinator, self._slots, self._environ)
+            .remote(self._coordinator, list(workers), self._options.gpus_per_worker, self._environ)
         )
-        self._actors[index] = actor
-        self._runs[actor.run.remote()] = index
+        self._teams[actor.run.remote()] = _Seated(node, tuple(workers), actor)
+
+    def _lost(self, team: _Seated, error: RayActorError) -> None:
+        """A team died, with its process or its node: its workers sit down again, unless that helps nothing."""
+        ray.kill(team.actor)  # a node that was only out of reach may still have it
+        self._left_at = time.monotonic()
+        self._look_at = self._left_at + _PAUSE_SECONDS
+        died = str(error).strip().splitlines()[0] if str(error).strip() else "no reason is known"
+        for index in team.workers:
+            orders = self._vacated(index, f"worker {index} died: {died}")
+            times, before = self._deaths.get(index, (0, -1))
+            times = times + 1 if orders == before else 1
+            self._deaths[index] = times, orders
+            if times < _DEATHS:
+                self._standing.append(index)
+                self._warnings.append(f"worker {index} died and is seated again: {died}")
+            else:
+                self._warnings.append(f"worker {index} died {times} times in a row and was given up: {died}")
+
+    def _vacated(self, worker: int, reason: str) -> int:
+        """Tell the desk, which says how many orders the worker was given so far."""
+        try:
+            orders: int = ray.get(self._coordinator.vacate.remote(worker, reason))
+        except RayError as error:
+            self._failures.append(_cause(error))
+            return -1
+        return orders
+
+    # --- What the driver does ----------------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> bool:
-        done, _ = ray.wait(list(self._runs), timeout=seconds) if self._runs else ([], [])
+        done, _ = ray.wait(list(self._teams), timeout=seconds) if self._teams else ([], [])
         for run in done:
-            index = self._runs.pop(run)
+            team = self._teams.pop(run)
             try:
                 ray.get(run)
+                self._ended.append(team)
             except RayTaskError as error:  # before RayActorError: the death of the coordinator is both
                 self._failures.append(_cause(error))
                 self.drain()
             except RayActorError as error:
-                self._lost(index, error)
-        return bool(self._runs)
+                self._lost(team, error)
+        if self._over or self._failures:
+            return bool(self._teams)
+        if time.monotonic() >= self._look_at:
+            self._seat()
+        return bool(self._teams) or self._somebody_may_come(seconds)
 
-    def _lost(self, index: int, error: RayActorError) -> None:
-        """A worker died, with its process or its node: it sits down again, a few times."""
-        self._restarts[index] += 1
-        if self._restarts[index] <= _RESTARTS:
-            self._seat(index)
-            return
-        died = f"worker {index} died {self._restarts[index]} times and was given up: {error}"
-        self._warnings.append(died)
-        if self._runs:
-            try:
-                ray.get(self._coordinator.vacate.remote(index, died))
-            except RayError as gone:
-                self._failures.append(_cause(gone))
-        else:
-            self._failures.append(ClusterError(died, _LOOK))
+    def _somebody_may_come(self, seconds: float) -> bool:
+        """Without a team: whether to wait for one, because a node that went may come back."""
+        if not self._standing and self._ended:
+            return False
+        now = time.monotonic()
+        if self._standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:
+            time.sleep(seconds)  # there is nothing to wait on but the clock
+            return True
+        if not self._failures and not self._is_closed():
+            self._failures.append(ClusterError(f"no worker is left: {self._warnings[-1]}", _LOOK))
+        return False
+
+    def _is_closed(self) -> bool:
+        try:
+            return bool(ray.get(self._coordinator.closed.remote()))
+        except RayError as error:
+            self._failures.append(_cause(error))
+            return True
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
         try:
@@ -236,20 +320,22 @@ class RayCrew:
             raise _cause(error) from error
 
     def drain(self) -> None:
-        for actor in self._actors.values():
-            actor.drain.remote()
+        self._over = True
+        for each in self._teams.values():
+            each.actor.drain.remote()
 
     def halt(self) -> None:
-        for actor in self._actors.values():
-            actor.halt.remote()
+        self._over = True
+        for each in self._teams.values():
+            each.actor.halt.remote()
 
     @property
     def warnings(self) -> list[str]:
         return self._warnings
 
     def finish(self) -> None:
-        for actor in self._actors.values():
-            ray.kill(actor)
+        for each in self._teams.values():
+            ray.kill(each.actor)
         if self._coordinator is not None:
             try:
                 ray.get(self._coordinator.leave.remote())

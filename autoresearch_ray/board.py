@@ -65,6 +65,7 @@ class Lane:
     own: tuple[str, ...] = ()  # kept commits that the leader may lack, oldest first
     order: Order | None = None
     ordered_at: float = 0.0
+    interruptions: int = 0  # of its latest order, by the death of whoever carried it out
     number: int = 0  # of its latest order
     pending: int | None = None  # number of the experiment it still owes a verdict
     hand_ins: int = 0  # verdicts since it last moved onto the best
@@ -235,6 +236,7 @@ class Board:
             case Opened():
                 raise ValueError("a board is opened once, by its constructor")
             case Resumed(at=at, program=program):
+                died = self.closed is None  # who stops a run on purpose interrupts nothing
                 self._live_seconds += max(0.0, self.last_at - self._session_started)
                 self._session_started = self.last_at = at  # a clock that was once ahead does not use up the hours
                 self.program = program
@@ -244,6 +246,7 @@ class Board:
                     self.lanes[name] = replace(
                         lane,
                         present=False,
+                        interruptions=lane.interruptions + (died and lane.active),
                         agent_failures_in_a_row=0,
                         machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
@@ -254,12 +257,22 @@ class Board:
                 lane = known or Lane(seat, sitting, head)
                 moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
                 calibrated = lane.calibrated and not moved
-                self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True, calibrated=calibrated)
+                interruptions = lane.interruptions + lane.active  # nobody has said that its seat was empty
+                self.lanes[seat.lane] = replace(
+                    lane,
+                    seat=seat,
+                    sitting=sitting,
+                    present=True,
+                    calibrated=calibrated,
+                    interruptions=interruptions,
+                )
             case Vacated(lane=name):
-                self.lanes[name].present = False
+                lane = self.lanes[name]
+                lane.interruptions += lane.active
+                lane.present = False
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
-                lane.order, lane.ordered_at = order, at
+                lane.order, lane.ordered_at, lane.interruptions = order, at, 0
                 if not isinstance(order, Stop):
                     lane.number += 1
                 if isinstance(order, Replay):

@@ -63,7 +63,7 @@ class Coordinator:
         self._lock = threading.Lock()
         self._failed: LedgerError | None = None
         self._history = b""  # the base and all before it, packed once for all workers
-        self._known: dict[str, deque[str]] = {}
+        self._known = {name: self._only_the_base() for name in self._board.lanes}
         self._claims: dict[str, str] = {}  # the files that each lane is measuring
         self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
@@ -85,7 +85,7 @@ class Coordinator:
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         with self._lock:
             self._claims.pop(seat.lane, None)
-            self._known[seat.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
+            self._known[seat.lane] = self._only_the_base()
             events, order = orders.sit(self._board, seat, self._clock(), self._policy)
             self._record(events)
             return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
@@ -126,14 +126,20 @@ class Coordinator:
         with self._lock:
             self._ledger.close()
 
-    def vacate(self, worker: int, reason: str) -> None:
-        """The worker is given up: its lanes hold nothing up any more."""
+    def vacate(self, worker: int, reason: str) -> int:
+        """The worker is gone: its lanes hold nothing up any more. Returns how many orders they were given so far."""
         with self._lock:
             events = orders.vacate(self._board, worker, reason, self._clock())
             self._record(events)
             for event in events:
                 if isinstance(event, Vacated):
                     self._claims.pop(event.lane, None)
+            return sum(lane.number for lane in self._board.lanes.values() if lane.seat.worker == worker)
+
+    def closed(self) -> bool:
+        """Whether nothing new is proposed any more."""
+        with self._lock:
+            return self._board.closed is not None
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -160,9 +166,12 @@ class Coordinator:
         """What the lane has shown to have. After a fault of its machine nothing is taken for granted."""
         failure = attempt.measurement.failure
         if failure is not None and failure.kind is FailureKind.MACHINE:
-            self._known[attempt.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
+            self._known[attempt.lane] = self._only_the_base()
         else:
             self._known[attempt.lane].extend((*_needed(self._board.lanes[attempt.lane].order), *attempt.line))
+
+    def _only_the_base(self) -> deque[str]:
+        return deque([self._board.opened.base], maxlen=_KNOWN)
 
     def _branch(self, lane: str) -> str:
         return f"autoresearch/{self._board.opened.tag}-{lane}"

@@ -19,9 +19,11 @@ from autoresearch_ray.model import (
     Attempt,
     Event,
     Experiment,
+    Failure,
     FailureKind,
     Holdout,
     Measured,
+    Measurement,
     Moved,
     Order,
     Ordered,
@@ -95,6 +97,8 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     left = known.order if known else None
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)
+    if draft.lane.interruptions >= PATIENCE:
+        return _give_up(draft, left)
     over = _closed_hard(draft) or _hours_are_over(draft)
     if over is not None:
         draft.note(Ordered(now, seat.lane, over))
@@ -104,6 +108,19 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     if _is_void(draft, left):
         return draft.events, _order(draft)
     return draft.events, left
+
+
+def _give_up(draft: Draft, left: Propose | Remeasure | Replay | Holdout) -> tuple[list[Event], Order]:
+    """What was interrupted again and again may be what kills its worker: it counts as the machine's failure."""
+    reason = f"interrupted {draft.lane.interruptions} times: whoever carries it out dies"
+    parent = left.parent if isinstance(left, Propose | Replay) else left.commit
+    commit = None if isinstance(left, Propose | Replay) else left.commit
+    measurement = Measurement(None, Failure(FailureKind.MACHINE, reason))
+    seat = draft.lane.sitting
+    draft.note(Measured(draft.now, Attempt(left.id, draft.name, seat, left.kind, parent, commit, measurement)))
+    judge(draft)
+    settle(draft)
+    return draft.events, _order(draft)
 
 
 def _is_void(draft: Draft, left: Order) -> bool:

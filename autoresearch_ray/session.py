@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import ledger, model, process, report, results, sections
+from autoresearch_ray import ledger, model, process, report, results, seating, sections
 from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
@@ -27,7 +27,7 @@ from autoresearch_ray.model import Experiment, Judged, Options, Published
 from autoresearch_ray.ports import Crew, named
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.run_folder import begin, locked, replayed, sign, take_up, unfinished
-from autoresearch_ray.worker import LocalCrew
+from autoresearch_ray.team import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
@@ -263,7 +263,7 @@ class Session:
         held.callback(cluster.leave)
         if options.address and options.gpus_per_worker and options.workers != "auto":
             cluster.wait_for_room(options.workers, options.gpus_per_worker, _JOIN_SECONDS)
-        workers = _seated(sum(cluster.slots(options.gpus_per_worker).values()), options)
+        workers = _seated(sum(cluster.rooms(options.gpus_per_worker).values()), options)
         values = {**self._secrets(), **{each: self._environ[each] for each in options.env if each in self._environ}}
         return lambda: actors.RayCrew(cluster, self.folder, options, workers, values)
 
@@ -381,9 +381,5 @@ def _local_slots(options: Options, environ: Mapping[str, str]) -> list[tuple[str
         return [()] * (1 if options.workers == "auto" else options.workers)
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named("monitors", "nvml").ids() if visible is None else tuple(filter(None, visible.split(",")))
-    share = options.gpus_per_worker
-    room = int(len(gpus) / share + 1e-9) if share < 1 else len(gpus) // int(share)
-    workers = _seated(room, options)
-    if share < 1:
-        return [(gpus[int(each * share + 1e-9)],) for each in range(workers)]
-    return [tuple(gpus[each * int(share) : (each + 1) * int(share)]) for each in range(workers)]
+    workers = _seated(seating.room(len(gpus), options.gpus_per_worker), options)
+    return seating.share(gpus, options.gpus_per_worker, workers)

@@ -1,25 +1,22 @@
 """A worker: one slot (a GPU, some of them, or a share of one), and the lanes that take turns to measure on it.
 
 Lanes are threads. While the agent of one thinks, another one's candidate is measured; each lane by itself stays
-strictly sequential. `LocalCrew` runs workers as threads of this process: the backend of tests, without Ray.
+strictly sequential. The workers of a node are a `team` in one process.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
-from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AgentError, GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
@@ -62,17 +59,16 @@ class Worker:
     """Runs its lanes until each is told to stop."""
 
     index: int
+    welcome: Welcome
     desk: Desk
+    store: Store
+    folder: Path  # of its own, made and removed by it
     gpus: tuple[str, ...]
     cores: int
-    environ: Mapping[str, str]
+    environ: Mapping[str, str]  # of this machine, with the mark of the worker's own processes
     signals: Signals = field(default_factory=Signals)
-    _welcome: Welcome = field(init=False)
-    _folder: Path = field(init=False)
-    _store: Store = field(init=False)
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
-    _environ: dict[str, str] = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: list[Future[None]] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -82,48 +78,36 @@ class Worker:
         self._move_in()
         try:
             self._evaluator.set_up(self.signals.halt)
-            options = self._welcome.program.options
+            options = self.welcome.program.options
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"
             with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
                 self._grow(1)
                 self._wait_for_lanes()
         finally:
-            trees.remove(self._folder)
-            with suppress(OSError):  # others of this node may still work beside us
-                self._folder.parent.rmdir()
+            trees.remove(self.folder)
 
     def _move_in(self) -> None:
-        """A folder of its own, swept clean of what an earlier life of this worker may have left running."""
-        self._welcome = self.desk.welcome()
-        node = scratch(self._welcome)
-        _private(node.parent)
-        self._folder = node / f"worker{self.index}"
-        owner = f"{self._welcome.run}-{self.index}"
-        self._environ = {**self.environ, "AUTORESEARCH_OWNER": owner}
-        process.sweep(owner)
-        trees.remove(self._folder)
-        self._folder.mkdir(parents=True)
-        self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
-        options = self._welcome.program.options
+        self.folder.mkdir()
+        options = self.welcome.program.options
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
         self._seat = Seat("", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind)
         self._evaluator = Evaluator(
-            welcome=self._welcome,
-            store=self._store,
-            folder=self._folder,
-            shared=node / "setup",
+            welcome=self.welcome,
+            store=self.store,
+            folder=self.folder,
+            shared=scratch(self.welcome) / "setup",
             slot=Slot(self.gpus, self.cores),
             monitor=monitor,
-            environ=self._environ,
+            environ=self.environ,
         )
 
     def _agent_environ(self) -> dict[str, str]:
-        options = self._welcome.program.options
+        options = self.welcome.program.options
         return {
-            **allowed(self._environ, (*options.env, *options.secrets)),
-            "AUTORESEARCH_OWNER": self._environ["AUTORESEARCH_OWNER"],
+            **allowed(self.environ, (*options.env, *options.secrets)),
+            process.OWNER: self.environ[process.OWNER],
         }
 
     def _wait_for_lanes(self) -> None:
@@ -147,23 +131,23 @@ class Worker:
         return reply
 
     def _lane(self, number: int) -> None:
-        options = self._welcome.program.options
+        options = self.welcome.program.options
         lane = lane_name(options, self.index, number)
-        folder = self._folder / lane
+        folder = self.folder / lane
         folder.mkdir(parents=True, exist_ok=True)
-        kept = Path(self._welcome.folder)
+        kept = Path(self.welcome.folder)
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
-        setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
+        setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ())
         sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
         self._grow(reply.lanes)
         Researcher(
             lane=lane,
             sitting=sitting,
-            welcome=self._welcome,
+            welcome=self.welcome,
             submit=self._submit,
             claim=self.desk.claim,
-            store=self._store,
+            store=self.store,
             agent=_agent(setup),
             evaluator=self._evaluator,
             folder=folder,
@@ -183,7 +167,7 @@ def _agent(setup: AgentSetup) -> Agent:
     return agent
 
 
-def _private(folder: Path) -> None:
+def private(folder: Path) -> None:
     """The one folder of this user for all runs: nobody else may have made it, or look into it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -196,48 +180,3 @@ def _private(folder: Path) -> None:
 def scratch(welcome: Welcome) -> Path:
     """This node's folder for the trees of a run; it lasts as long as the run's processes and holds nothing to keep."""
     return Path(tempfile.gettempdir()) / f"autoresearch-{os.getuid()}" / f"{welcome.tag}-{welcome.run}"
-
-
-class LocalCrew:
-    """Workers as threads of this process, one coordinator among them. No Ray."""
-
-    def __init__(self, folder: Path, slots: Sequence[tuple[str, ...]], environ: Mapping[str, str]) -> None:
-        """`slots` are the GPU ids of each worker."""
-        self._coordinator = Coordinator(folder)
-        self._welcome = self._coordinator.welcome()
-        self._signals = Signals()
-        cores = max(1, len(os.sched_getaffinity(0)) // len(slots))
-        self._pool = ThreadPoolExecutor(max_workers=len(slots), thread_name_prefix="worker")
-        self._futures = [
-            self._pool.submit(Worker(index, self._coordinator, gpus, cores, environ, self._signals).run)
-            for index, gpus in enumerate(slots)
-        ]
-
-    def wait(self, seconds: float) -> bool:
-        done, pending = wait(self._futures, timeout=seconds, return_when=FIRST_COMPLETED)
-        if len(done) < len(self._futures) and any(each.exception() for each in done):
-            self._signals.drain.set()
-        if pending and done:
-            wait(pending, timeout=seconds)
-        return bool(pending)
-
-    def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
-        self._coordinator.close(reason, hard, failed)
-
-    def drain(self) -> None:
-        self._signals.drain.set()
-
-    def halt(self) -> None:
-        self._signals.drain.set()
-        self._signals.halt.set()
-
-    @property
-    def warnings(self) -> list[str]:
-        return []
-
-    def finish(self) -> None:
-        self._pool.shutdown()
-        self._coordinator.leave()
-        shutil.rmtree(scratch(self._welcome), ignore_errors=True)
-        for each in self._futures:
-            each.result()

@@ -43,7 +43,7 @@ FLOORS = {
         "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
     ),
     "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
-    "work": "researcher worker coordinator run_folder",
+    "work": "researcher worker coordinator seating team run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
 }

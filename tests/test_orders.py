@@ -1044,6 +1044,36 @@ def test_lanes_that_nobody_sits_on_any_more_hold_nothing_up() -> None:
     assert game.board.counted == 6
 
 
+def test_a_measurement_whose_worker_dies_three_times_is_the_machines_failure_and_the_lane_goes_on() -> None:
+    game = calibrated()
+    order = game.orders["gpu0"]
+    for _ in range(2):
+        game.vacate(0)
+        assert game.sit("gpu0", 0) == order
+    game.vacate(0)
+    after = game.sit("gpu0", 0)
+    lost = game.board.experiments[-1]
+    assert lost.id == order.id and lost.status is Status.LOST and lost.failure
+    assert lost.failure.kind is FailureKind.MACHINE and "3 times" in lost.failure.message
+    assert isinstance(after, Propose) and after.id != order.id
+    assert game.board.lanes["gpu0"].interruptions == 0 and game.board.counted == 0
+
+
+def test_a_run_that_was_stopped_interrupts_nothing_and_one_that_died_does() -> None:
+    game = calibrated()
+    order = game.orders["gpu0"]
+    for _ in range(5):
+        game.record(orders.close(game.board, "stopped", game.now, hard=True))
+        game.resume()
+        assert game.sit("gpu0", 0) == order
+    assert game.board.lanes["gpu0"].interruptions == 0
+    for times in (1, 2):
+        game.resume()
+        assert game.board.lanes["gpu0"].interruptions == times and game.sit("gpu0", 0) == order
+    game.resume()
+    assert game.sit("gpu0", 0) != order
+
+
 # --- What holds whatever happens -------------------------------------------------------------------------------------
 
 EVALUATIONS = (

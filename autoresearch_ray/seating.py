@@ -1,0 +1,65 @@
+"""Which workers sit on which node: decided from what there is room for, whenever that may have changed. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+
+def room(gpus: float, gpus_per_worker: float) -> int:
+    """How many workers a node with so many GPUs can seat: two with 0.4 of a GPU each do not leave 0.2 to a third."""
+    if gpus_per_worker < 1:
+        return int(gpus) * _on_one(gpus_per_worker)
+    return int(gpus // gpus_per_worker)
+
+
+def _on_one(gpus_per_worker: float) -> int:
+    return int(1 / gpus_per_worker + 1e-9)
+
+
+def plan(
+    rooms: Mapping[str, int],
+    seated: Mapping[str, Collection[int]],
+    standing: Sequence[int],
+    first_new: int,
+    most: int | None,
+) -> dict[str, list[int]]:
+    """Workers to seat now, by node.
+
+    `rooms` says how many workers each living node can take in all, `seated` who sits where already. `standing` are
+    workers that lost their seat: they come first. New ones, counted from `first_new`, follow for as long as there is
+    room, but not beyond the number `most`; None is no limit. Nodes fill up one after another, the emptiest first, so
+    that one process on it can host them all.
+    """
+    free = {node: size - len(seated.get(node, ())) for node, size in rooms.items()}
+    waiting = list(standing)
+    places = sum(each for each in free.values() if each > 0)
+    fresh = places if most is None else max(0, most - first_new)
+    waiting += range(first_new, first_new + max(0, min(fresh, places - len(waiting))))
+    planned: dict[str, list[int]] = {}
+    for node in sorted(free, key=lambda each: (-free[each], each)):
+        if free[node] > 0 and waiting:
+            planned[node], waiting = waiting[: free[node]], waiting[free[node] :]
+    return planned
+
+
+def even(nodes: Sequence[str], workers: int) -> dict[str, int]:
+    """Room for `workers` without GPUs: as many on each node, so that they do not crowd one node's cores."""
+    return {node: workers // len(nodes) + (number < workers % len(nodes)) for number, node in enumerate(nodes)}
+
+
+def claim(workers: int, gpus_per_worker: float) -> float:
+    """The GPUs that one process asks of Ray for so many workers: more than one can only be had whole."""
+    if 0 < gpus_per_worker < 1 < workers / _on_one(gpus_per_worker):
+        return float(math.ceil(workers / _on_one(gpus_per_worker)))
+    return workers * gpus_per_worker
+
+
+def share(gpus: Sequence[str], gpus_per_worker: float, workers: int) -> list[tuple[str, ...]]:
+    """The GPU ids of each worker: whole GPUs in their order; of a part of one, as many workers as go into it."""
+    if not gpus_per_worker:
+        return [()] * workers
+    if gpus_per_worker < 1:
+        return [(gpus[number // _on_one(gpus_per_worker)],) for number in range(workers)]
+    whole = int(gpus_per_worker)
+    return [tuple(gpus[number * whole : (number + 1) * whole]) for number in range(workers)]
