@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoresearch_ray import seating
 from autoresearch_ray.coordinator import Coordinator
-from autoresearch_ray.errors import AutoresearchError, ClusterError
+from autoresearch_ray.errors import AutoresearchError, ClusterError, LedgerError
 from autoresearch_ray.model import Attempt, Options, Seat
 from autoresearch_ray.ports import Reply, Taken, Welcome
 from autoresearch_ray.team import Team
@@ -100,26 +100,33 @@ class _TeamActor:
 
 
 class _Desk:
-    """The coordinator as a lane sees it: a call is a round trip."""
+    """The coordinator as a lane sees it: a call is a round trip. Raises what the coordinator raised."""
 
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
 
     def welcome(self) -> Welcome:
-        welcome: Welcome = ray.get(self._coordinator.welcome.remote())
+        welcome: Welcome = _answer(self._coordinator.welcome.remote())
         return welcome
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
-        sat: tuple[int, Reply] = ray.get(self._coordinator.sit.remote(seat))
+        sat: tuple[int, Reply] = _answer(self._coordinator.sit.remote(seat))
         return sat
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
-        taken: Taken | None = ray.get(self._coordinator.claim.remote(lane, id, tree))
+        taken: Taken | None = _answer(self._coordinator.claim.remote(lane, id, tree))
         return taken
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
-        reply: Reply = ray.get(self._coordinator.submit.remote(attempt, bundle, logs))
+        reply: Reply = _answer(self._coordinator.submit.remote(attempt, bundle, logs))
         return reply
+
+
+def _answer(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        raise _cause(error) from error
 
 
 class Cluster:
@@ -210,10 +217,7 @@ class RayCrew:
             )
             .remote(str(folder))
         )
-        try:
-            self._welcome: Welcome = _Desk(self._coordinator).welcome()
-        except RayError as error:
-            raise _cause(error) from error
+        self._welcome = _Desk(self._coordinator).welcome()
         self._seat()
 
     # --- Seating -----------------------------------------------------------------------------------------------------
@@ -268,9 +272,12 @@ class RayCrew:
     def _vacated(self, worker: int, reason: str) -> int:
         """Tell the desk, which says how many orders the worker was given so far."""
         try:
-            orders: int = ray.get(self._coordinator.vacate.remote(worker, reason))
-        except RayError as error:
-            self._failures.append(_cause(error))
+            orders: int = _answer(self._coordinator.vacate.remote(worker, reason))
+        except LedgerError as error:  # its lanes stay present, and will sit down again or hold up the others
+            self._warnings.append(f"worker {worker} is gone, and the ledger cannot say so: {error.message}")
+            return -1
+        except AutoresearchError as error:
+            self._failures.append(error)
             return -1
         return orders
 
@@ -308,16 +315,13 @@ class RayCrew:
 
     def _is_closed(self) -> bool:
         try:
-            return bool(ray.get(self._coordinator.closed.remote()))
-        except RayError as error:
-            self._failures.append(_cause(error))
+            return bool(_answer(self._coordinator.closed.remote()))
+        except AutoresearchError as error:
+            self._failures.append(error)
             return True
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
-        try:
-            ray.get(self._coordinator.close.remote(reason, hard, failed))
-        except RayError as error:
-            raise _cause(error) from error
+        _answer(self._coordinator.close.remote(reason, hard, failed))
 
     def drain(self) -> None:
         self._over = True
@@ -338,9 +342,9 @@ class RayCrew:
             ray.kill(each.actor)
         if self._coordinator is not None:
             try:
-                ray.get(self._coordinator.leave.remote())
-            except RayError as error:
-                self._failures.append(_cause(error))
+                _answer(self._coordinator.leave.remote())
+            except AutoresearchError as error:
+                self._failures.append(error)
             ray.kill(self._coordinator)
             self._coordinator = None
         shutil.rmtree(scratch(self._welcome), ignore_errors=True)

@@ -61,7 +61,6 @@ class Coordinator:
         self._hub.unlock()
         self._policy: Policy = named("policies", self._board.program.options.policy)()
         self._lock = threading.Lock()
-        self._failed: LedgerError | None = None
         self._history = b""  # the base and all before it, packed once for all workers
         self._known = {name: self._only_the_base() for name in self._board.lanes}
         self._claims: dict[str, str] = {}  # the files that each lane is measuring
@@ -144,16 +143,10 @@ class Coordinator:
     # --- Inside ------------------------------------------------------------------------------------------------------
 
     def _record(self, events: Sequence[Event]) -> None:
-        """Ledger first, then the board, then the branches. A ledger that cannot be written ends the run for all."""
-        if self._failed is not None:
-            raise self._failed
+        """Ledger first, then the board, then the branches. Where the ledger cannot be written, nothing has happened."""
         if not events:
             return
-        try:
-            self._ledger.append(events)
-        except LedgerError as error:
-            self._failed = error
-            raise
+        self._ledger.append(events)
         for event in events:
             self._board.apply(event)
         for event in events:

@@ -133,9 +133,10 @@ class Ledger:
         return end
 
     def append(self, events: Sequence[Event]) -> None:
-        """Write one line and wait until it is on the disk. A failed write leaves nothing behind."""
+        """Write one line and wait until it is on the disk. A failed write leaves nothing, and may be repeated."""
         line = encode(events) + b"\n"
         try:
+            os.ftruncate(self._fd, self._size)  # should an earlier failure have left half a line
             written = 0
             while written < len(line):
                 written += os.write(self._fd, line[written:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from autoresearch_ray.team import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
+_ROOM_BYTES = 64 << 20  # sixty of the longest logs that come with a hand-in
 _JOIN_SECONDS = 30.0  # nodes were seen to join 6 to 20 s after `ray up`
 
 
@@ -107,7 +109,7 @@ class Session:
                     self._outlast_interrupts(step)
                 except (AutoresearchError, OSError) as failure:
                     failures.append(failure)
-        self.warnings += self._crew.warnings
+        self._warn(*self._crew.warnings)
         if error is None and failures:
             raise failures[0]
         closed = self.board.closed
@@ -134,6 +136,9 @@ class Session:
         alive = self._crew.wait(_TICK_SECONDS)
         self._heed_stop_file()
         self._take_in()
+        self._warn(*self._crew.warnings)
+        if shutil.disk_usage(self.folder).free < _ROOM_BYTES:
+            self._warn(f"the disk of {self.folder} is almost full: while nothing can be written, lanes wait")
         return alive
 
     def stop(self, reason: str = "stopped", *, now: bool = False) -> None:
@@ -295,6 +300,10 @@ class Session:
                 elif isinstance(event, Published):
                     self._publish_meanwhile()
 
+    def _warn(self, *warnings: str) -> None:
+        """Each once."""
+        self.warnings += [each for each in warnings if each not in self.warnings]
+
     def _heed_stop_file(self) -> None:
         path = self.folder / "stop"
         if path.is_file():
@@ -307,8 +316,7 @@ class Session:
         try:
             self._publish()
         except RepoError as error:
-            if error.message not in self.warnings:
-                self.warnings.append(error.message)
+            self._warn(error.message)
 
     def _publish(self) -> None:
         self.unpublished = self._origin.publish(self.folder / "hub.git", self.tag)

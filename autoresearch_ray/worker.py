@@ -10,14 +10,16 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
-from autoresearch_ray.errors import AgentError, GpuError, SetupError
+from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
 from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
@@ -25,6 +27,8 @@ from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.store import Store
 
 _LOOK_SECONDS = 1.0  # between two looks at lanes that may have been added meanwhile
+_ROOM_SECONDS = 3600.0  # that a lane waits with its result for room on the head's disk
+_Answer = TypeVar("_Answer")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -126,9 +130,23 @@ class Worker:
                 self._lanes.append(self._pool.submit(self._lane, len(self._lanes)))
 
     def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
-        reply = self.desk.submit(attempt, bundle, logs)
+        reply = self._until_written(lambda: self.desk.submit(attempt, bundle, logs))
         self._grow(reply.lanes)
         return reply
+
+    def _until_written(self, call: Callable[[], _Answer]) -> _Answer:
+        """Ask again while the head cannot write, for what was measured is worth more than the time of this slot.
+
+        Raises the `LedgerError` in the end, or when the run is to stop.
+        """
+        deadline, pause = time.monotonic() + _ROOM_SECONDS, 0.5
+        while True:
+            try:
+                return call()
+            except LedgerError:
+                if time.monotonic() > deadline or self.signals.drain.wait(pause):
+                    raise
+            pause = min(2 * pause, 30.0)
 
     def _lane(self, number: int) -> None:
         options = self.welcome.program.options
@@ -139,7 +157,8 @@ class Worker:
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
         setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ())
-        sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
+        seat = replace(self._seat, lane=lane)
+        sitting, reply = self._until_written(lambda: self.desk.sit(seat))
         self._grow(reply.lanes)
         Researcher(
             lane=lane,

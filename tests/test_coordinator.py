@@ -198,9 +198,9 @@ def test_what_one_lane_is_measuring_no_other_measures_until_it_is_handed_in(desk
 
 
 def test_of_lanes_that_claim_the_same_at_once_exactly_one_gets_it(desk: Coordinator, tmp_path: Path) -> None:
-    lanes = [calibrated(desk, tmp_path, f"gpu{index}", index) for index in range(4)]
+    lanes = [calibrated(desk, tmp_path, f"gpu{index}", index) for index in range(8)]
     candidates = [each.made("LR = 2\n") for each in lanes]
-    for _ in range(10):
+    for _ in range(2):  # who is interrupted a third time is told something else
         start = threading.Barrier(len(lanes))
         answers: dict[str, str | None] = {}
 

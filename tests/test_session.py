@@ -6,11 +6,12 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -302,7 +303,9 @@ def test_out_of_scope_edits_are_never_measured(toy: Toy, tmp_path: Path) -> None
     assert "harness.py" in session.board.experiments[1].reason
 
 
-def test_a_disk_that_fills_stops_the_run_and_nothing_is_lost(toy: Toy, tmp_path: Path) -> None:
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Toy]:
+    """A repository on a disk of its own, which a run fills within seconds."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk], capture_output=True)
@@ -311,18 +314,45 @@ def test_a_disk_that_fills_stops_the_run_and_nothing_is_lost(toy: Toy, tmp_path:
     try:
         small = Toy(disk / "toy")
         small.program(more="experiments: 400")
-        done = subprocess.run([*RUN, str(small.folder / "program.md")], capture_output=True, text=True, timeout=100)
-        assert done.returncode == 1, done.stderr
-        assert "make room on the disk" in done.stderr and "Traceback" not in done.stderr
-        finished = attempts(small)
-        assert len(finished) > 2
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        more = str(board_of(small).counted + 2)
-        again = subprocess.run([*RUN, str(small.folder / "program.md"), "--experiments", more], capture_output=True)
-        assert again.returncode == 0, again.stderr
-        assert attempts(small)[: len(finished)] == finished
+        yield small
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def enlarge(small: Toy) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", small.folder.parent], check=True)
+
+
+def test_a_disk_that_fills_makes_the_lanes_wait_and_nothing_is_lost(small: Toy) -> None:
+    run = [*RUN, str(small.folder / "program.md")]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as driver:
+        until(lambda: not shutil.disk_usage(small.folder).free or driver.poll() is not None)
+        finished = attempts(small)
+        assert driver.poll() is None and len(finished) > 2
+        enlarge(small)
+        until(lambda: len(attempts(small)) >= len(finished) + 4)
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130 and "almost full" in said and "Traceback" not in said, said
+    after = attempts(small)
+    assert after[: len(finished)] == finished and len(set(after)) == len(after)
+    assert board_of(small).machine_failure is None
+
+
+def test_a_run_that_waits_for_room_can_be_stopped_and_taken_up_again(small: Toy) -> None:
+    run = [*RUN, str(small.folder / "program.md")]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as driver:
+        until(lambda: not shutil.disk_usage(small.folder).free or driver.poll() is not None)
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 1 and "make room on the disk" in said and "Traceback" not in said, said
+    finished = attempts(small)
+    assert len(finished) > 2
+    enlarge(small)
+    more = str(board_of(small).counted + 2)
+    again = subprocess.run([*run, "--experiments", more], capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert attempts(small)[: len(finished)] == finished
 
 
 def nothing_is_written(folder: Path) -> bool:

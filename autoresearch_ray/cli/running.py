@@ -78,11 +78,13 @@ def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
         interrupts = _Interrupts()
+        told = 0
         try:
             view.show(session.board)
             while session.advance():
                 interrupts.pass_on(session)
                 view.show(session.board)
+                told = _warn(session, told)
             view.show(session.board)
         finally:
             interrupts.let_go()
@@ -93,11 +95,17 @@ def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None
         click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
     for branch in session.unpublished:
         click.echo(f"{branch} is checked out, or holds commits of yours: it was left as it is", err=True)
-    for warning in session.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    _warn(session, told)
     click.echo(f"report: {folder / 'report.md'}", err=True)
     if interrupts.count:
         raise KeyboardInterrupt
+
+
+def _warn(session: Session, told: int) -> int:
+    """Say the warnings that came after the first `told`; returns how many there are now."""
+    for warning in session.warnings[told:]:
+        click.echo(f"warning: {warning}", err=True)
+    return len(session.warnings)
 
 
 def _number(value: Any) -> Any:
