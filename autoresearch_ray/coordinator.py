@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,11 +42,14 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.ports import Policy, Reply, Taken, Welcome, named
 from autoresearch_ray.repo import Hub
+from autoresearch_ray.run_folder import collect_logs
 
 _RECENT = 300  # experiments that a brief may draw on: it stays as long after ten thousand
 _PATIENCE_SECONDS = 20.0  # a dead driver's coordinator was seen to hold on for some seconds
 _ROOM = "make room on the disk, then run the same again"
 _KNOWN = 64  # commits that a lane is remembered to have
+_TIDY = 500  # hand-ins between two times of packing the hub and collecting logs
+_LOGS = 5000  # the newest, which stay besides those of what was kept
 
 
 class Coordinator:
@@ -111,7 +115,10 @@ class Coordinator:
                 self._claims.pop(attempt.lane, None)
                 self._learn(attempt)
             self._record(events)
-            return self._reply(attempt.lane, order)
+            reply, turn = self._reply(attempt.lane, order), self._board.attempts
+        if events and turn % _TIDY == 0:
+            self._tidy()
+        return reply
 
     # --- For the driver ----------------------------------------------------------------------------------------------
 
@@ -175,6 +182,13 @@ class Coordinator:
             return Taken(known.number, _outcome(known))
         other = next((name for name, held in self._claims.items() if held == tree and name != lane), None)
         return Taken(None, f"this is being measured right now on {other}") if other else None
+
+    def _tidy(self) -> None:
+        """A run of weeks has no more files than one of a night. What fails here is done the next time."""
+        kept = {each.id for each in self._board.experiments[:] if each.status is Status.KEEP}
+        with suppress(RepoError, OSError):
+            self._hub.tidy()
+            collect_logs(self.folder, kept, _LOGS)
 
     def _keep_commit(self, attempt: Attempt, bundle: bytes) -> None:
         if bundle and attempt.commit:

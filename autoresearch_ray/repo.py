@@ -129,8 +129,16 @@ class Hub(Bare):
 
     def unlock(self) -> None:
         """Remove the locks that a killed process left. Only for the one process that writes, before it starts."""
-        for lock in (self.folder / "refs").rglob("*.lock"):
+        for lock in (*(self.folder / "refs").rglob("*.lock"), *self.folder.glob("*.lock")):
             lock.unlink()
+
+    def tidy(self) -> None:
+        """Pack what has arrived since the last time: a file for each ref and object is a block of the disk each.
+
+        Safe beside others that write: a loose object or ref goes only when it is in a pack. Raises `RepoError`.
+        """
+        self.git("pack-refs", "--all")
+        self.git("repack", "-d", "-q", timeout_seconds=LONG_SECONDS)
 
     def unpack(self, bundle: bytes, ref: str, commit: str) -> None:
         """Take in a bundle (b"" is none) and set `ref` to `commit`; doing so twice changes nothing.

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -113,3 +114,16 @@ def unfinished(runs: Path, program: Program) -> str | None:
         return None
     same = (board.opened.program.scope, board.opened.program.eval) == (program.scope, program.eval)
     return board.opened.tag if same and not (board.closed and board.closed.finished) else None
+
+
+def collect_logs(folder: Path, keep: Collection[str], most: int) -> None:
+    """Remove all logs but the newest `most` and those of the attempts `keep`, such as "gpu0-12"."""
+    logs = [each for lane in _listing(folder / "logs") for each in _listing(lane)]
+    logs.sort(key=lambda path: path.stat().st_mtime)
+    for path in logs[: max(0, len(logs) - most)]:
+        if f"{path.parent.name}-{path.name.partition('.')[0]}" not in keep:
+            path.unlink()
+
+
+def _listing(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +35,7 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.ports import Reply
 from autoresearch_ray.repo import Hub
+from autoresearch_ray.run_folder import collect_logs
 from autoresearch_ray.store import Candidate, Store
 from tests.conftest import Toy
 
@@ -334,3 +336,17 @@ def test_a_holdout_comes_with_its_commit(run_folder: Path, tmp_path: Path, chang
     one = ordered(run_folder, tmp_path, Holdout("gpu7-1", changes["a2"], 1))
     one.desk.leave()
     assert one.store.has(changes["a2"]) and one.reply.brief is None
+
+
+def test_old_logs_are_collected_and_those_of_what_was_kept_stay(tmp_path: Path) -> None:
+    for number in range(12):
+        for name in (f"{number}.log", f"{number}.agent.log"):
+            path = tmp_path / "logs" / f"gpu{number % 2}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("said")
+            os.utime(path, (number, number))
+    collect_logs(tmp_path, {"gpu0-2", "gpu1-2", "gpu0-10"}, most=6)
+    left = sorted(f"{path.parent.name}/{path.name}" for path in tmp_path.glob("logs/*/*"))
+    newest = [f"gpu{number % 2}/{number}{what}.log" for number in (9, 10, 11) for what in ("", ".agent")]
+    assert left == sorted([*newest, "gpu0/2.log", "gpu0/2.agent.log"])
+    collect_logs(tmp_path / "nowhere", set(), most=0)

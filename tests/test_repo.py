@@ -523,3 +523,31 @@ def test_five_thousand_files(user: UserRepo, tmp_path: Path) -> None:
     store = Store(tmp_path / "s.git")
     store.checkout(tmp_path / "measure", made.commit)
     assert sum(path.is_file() for path in (tmp_path / "measure").rglob("*")) == 5001
+
+
+# --- Hub.tidy --------------------------------------------------------------------------------------------------------
+
+
+def test_a_tidy_hub_has_few_files_and_all_that_it_had_while_others_write(user: UserRepo, tmp_path: Path) -> None:
+    hub, base = hub_of(user, tmp_path / "hub.git"), user.head
+    store = store_of(hub, base, tmp_path / "store.git")
+    made = [candidate(store, tmp_path / "tree", base, f"LR = {number}\n").commit for number in range(24)]
+
+    def arrive(number: int) -> None:
+        hub.unpack(store.pack(made[number], [base]), f"refs/attempts/gpu0/{number}", made[number])
+
+    for number in range(8):
+        arrive(number)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(arrive, number) for number in range(8, 24)]
+        for _ in range(3):
+            hub.tidy()
+        for each in jobs:
+            each.result()
+    hub.tidy()
+    assert hub.known(made) == made
+    refs = hub.git("for-each-ref", "--format=%(objectname)", "refs/attempts").decode().split()
+    assert sorted(refs) == sorted(made)
+    hub.git("fsck", "--strict", "--connectivity-only")
+    left = [each for each in hub.folder.rglob("*") if each.is_file() and each.parent.parent.name == "objects"]
+    assert [each for each in left if each.parent.name not in ("pack", "info")] == []

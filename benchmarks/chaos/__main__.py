@@ -182,9 +182,8 @@ def main(faults: int, seed: int, as_json: bool) -> None:
         print(f"chaos, {where['cores']} cores, Ray {where['ray']}, seed {seed}")
         print(f"  {'fault':<24} times   until the next hand-in: median, longest")
         for row in rows:
-            print(
-                f"  {row['fault']:<24} {row['times']:5}   {row['median_seconds']:6.1f} s {row['longest_seconds']:6.1f} s"
-            )
+            seconds = f"{row['median_seconds']:6.1f} s {row['longest_seconds']:6.1f} s"
+            print(f"  {row['fault']:<24} {row['times']:5}   {seconds}")
         total = story.struck.total()
         print(f"  {total} faults, {here.drivers} drivers, {board.attempts} hand-ins, {board.counted} experiments")
         for name, wrong in held.items():
