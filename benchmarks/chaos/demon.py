@@ -30,7 +30,8 @@ def stall_an_agent(world: World, chance: random.Random) -> str | None:
 
 def kill_a_guardian(world: World, chance: random.Random) -> str | None:
     """What stands between a worker and its commands."""
-    return _kill([each for each in world.carrying("AUTORESEARCH_RUN=") if _is_guardian(each)], chance)
+    guarded = world.carrying(f"AUTORESEARCH_TAG={world.tag}") + world.carrying(f"/{world.tag}/agents/")
+    return _kill([each for each in map(_parent, guarded) if each and _is_guardian(each)], chance)
 
 
 def kill_a_team(world: World, chance: random.Random) -> str | None:
@@ -131,6 +132,13 @@ def _kill(processes: list[psutil.Process], chance: random.Random, number: int = 
     except ProcessLookupError:
         return None
     return f"process {one.pid}"
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    try:
+        return process.parent()
+    except psutil.Error:
+        return None
 
 
 def _is_guardian(process: psutil.Process) -> bool:
