@@ -353,6 +353,7 @@ class Attempt:
     tree: str = ""
     picked: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    reply_seconds: float | None = None  # that the order took to come, from the hand-in before it
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------

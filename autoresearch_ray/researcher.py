@@ -56,12 +56,15 @@ class Researcher:
 
     def run(self, reply: Reply) -> None:
         """Work until told to stop. What a drain or a halt leaves undone is ordered again when the run is taken up."""
+        waited = None
         while not isinstance(reply.order, Stop):
             attempt = self.attempt(reply.order, reply)
             if attempt is None:
                 return
             bundle = self.store.pack(attempt.commit, [attempt.parent]) if attempt.commit and attempt.line else b""
-            reply = self.submit(attempt, bundle, self._logs(attempt))
+            logs, began = self._logs(attempt), time.monotonic()
+            reply = self.submit(replace(attempt, reply_seconds=waited), bundle, logs)
+            waited = time.monotonic() - began
 
     def attempt(self, order: Work, reply: Reply) -> Attempt | None:
         """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between.
