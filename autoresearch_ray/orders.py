@@ -98,7 +98,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)
     if draft.lane.interruptions >= PATIENCE:
-        return _give_up(draft, left)
+        return _count_as_lost(draft, left)
     over = _closed_hard(draft) or _hours_are_over(draft)
     if over is not None:
         draft.note(Ordered(now, seat.lane, over))
@@ -110,7 +110,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     return draft.events, left
 
 
-def _give_up(draft: Draft, left: Propose | Remeasure | Replay | Holdout) -> tuple[list[Event], Order]:
+def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Holdout) -> tuple[list[Event], Order]:
     """What was interrupted again and again may be what kills its worker: it counts as the machine's failure."""
     reason = f"interrupted {draft.lane.interruptions} times: whoever carries it out dies"
     parent = left.parent if isinstance(left, Propose | Replay) else left.commit
