@@ -78,9 +78,11 @@ class Coordinator:
         opened = self._board.opened
         with self._lock:
             self._history = self._history or self._hub.pack(opened.base)
+            unfinished = orders.unfinished(self._board)
         name = hashlib.sha256(f"{opened.tag} {opened.base} {opened.at}".encode()).hexdigest()[:12]
         program = self._board.program
-        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
+        folder = str(self.folder)
+        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, folder, unfinished)
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         with self._lock:
@@ -201,7 +203,7 @@ class Coordinator:
             bundles.append(self._hub.pack(commit, known))
             known.append(commit)
         told = self._brief(lane, order) if isinstance(order, Propose) else None
-        return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))
+        return Reply(order, tuple(each for each in bundles if each), told)
 
     def _brief(self, lane: str, order: Propose) -> Brief:
         board, here, rework = self._board, self._board.lanes[lane], order.rework

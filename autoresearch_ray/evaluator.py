@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_ray import process
@@ -22,6 +22,7 @@ from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
+from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
@@ -41,15 +42,6 @@ def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str
     }
 
 
-@dataclass(slots=True)
-class Slot:
-    """What one worker owns: GPU ids as granted, its share of the cores, and the lock that lanes measure behind."""
-
-    gpus: tuple[str, ...]
-    cores: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 @dataclass(frozen=True, slots=True)
 class _Trial:
     """One measurement of one commit: where it runs, what it is told, and what ends it."""
@@ -60,6 +52,10 @@ class _Trial:
     log: Path
     own: Mapping[str, str]
     signals: Signals
+
+    @property
+    def lane(self) -> str:
+        return self.folder.name
 
     @property
     def tree(self) -> Path:
@@ -182,14 +178,15 @@ class Evaluator:
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
-        with self.slot.lock:
+        environ = self._environ(trial.folder, trial.own)  # all that can be done before the slot is free has been done
+        with self.slot.taken(trial.lane):
             if signals.drain.is_set():
                 return None
             with self.monitor.watch() as watch:
                 ended = process.run(
                     command,
                     cwd=trial.tree / self.welcome.prefix,
-                    environ=self._environ(trial.folder, trial.own),
+                    environ=environ,
                     log=trial.log,
                     stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
                     timeout_seconds=program.eval.kill_after_seconds,
@@ -335,7 +332,7 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
-        with self.slot.lock:
+        with self.slot.taken(trial.lane):
             ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)

@@ -353,6 +353,7 @@ class Attempt:
     tree: str = ""
     picked: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    rests: bool = False  # its lane would rest now, where nothing but a proposal is wanted of it
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------

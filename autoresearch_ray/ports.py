@@ -155,16 +155,16 @@ class Welcome:
     prefix: str
     bundle: bytes
     folder: str  # of the run, on the head
+    unfinished: tuple[str, ...] = ()  # lanes that have left something undone
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The next order, the commits it needs that the lane lacks, what the agent is told, and how many lanes to run."""
+    """The next order, the commits it needs that the lane lacks, and what the agent is told."""
 
     order: Order
     bundles: tuple[bytes, ...] = ()
     brief: Brief | None = None
-    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,6 @@ from autoresearch_ray.model import (
     Usage,
 )
 from autoresearch_ray.noise import Effects, Noise
-from autoresearch_ray.orders import lanes_wanted
 from autoresearch_ray.policies.bayes import Bayes
 from autoresearch_ray.policies.confirm import Confirm
 from autoresearch_ray.policies.greedy import Greedy
@@ -1333,17 +1332,6 @@ def test_seeds_differ_between_attempts_and_follow_from_the_tag() -> None:
     seeds = [each.attempt.measurement.seed for each in events(game) if isinstance(each, Measured)]
     assert len(set(seeds)) == len(seeds)
     assert seeds == [each.attempt.measurement.seed for each in events(other) if isinstance(each, Measured)]
-
-
-def test_auto_lanes_follow_from_agent_and_evaluation_seconds() -> None:
-    game = Game.of(1)
-    game.board.program = program(lanes="auto")
-    assert lanes_wanted(game.board) == 1  # nothing is known yet
-    game.turn("gpu0", value(1.0))
-    game.turn("gpu0", value(1.0))
-    for seconds, lanes in ((1.0, 1), (30.0, 2), (100.0, 3), (10_000.0, 4)):
-        game.board.agent_seconds = seconds
-        assert lanes_wanted(game.board) == lanes
 
 
 def test_what_is_found_adds_up_on_the_best() -> None:
