@@ -107,10 +107,9 @@ def idle_share(lanes: int, turns: Sequence[float], evaluations: Sequence[float])
     once = max(len(turns), lanes)
     for number in range(_ROUNDS * once):
         at = heapq.heappop(ready)
-        if number < once:
-            begun = free
-        else:
-            idle += max(0.0, at - free)
+        idle += max(0.0, at - free)
         free = max(free, at) + evaluations[number % len(evaluations)]
         heapq.heappush(ready, free + turns[number % len(turns)])
+        if number == once - 1:
+            begun, idle = free, 0.0
     return idle / (free - begun) if free > begun else 0.0
