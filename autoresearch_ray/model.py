@@ -321,9 +321,10 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """There is nothing more to do for this lane."""
+    """There is nothing more to do for this lane or, if it is `hard`, for any: what waits for a slot is left undone."""
 
     reason: str
+    hard: bool = False
     kind: Literal["stop"] = "stop"
 
 

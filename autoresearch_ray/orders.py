@@ -134,7 +134,7 @@ def _order(draft: Draft) -> Order:
 
 def _closed_hard(draft: Draft) -> Order | None:
     closed = draft.board.closed
-    return Stop(closed.reason) if closed and closed.hard else None
+    return Stop(closed.reason, hard=True) if closed and closed.hard else None
 
 
 def _hours_are_over(draft: Draft) -> Order | None:

@@ -179,6 +179,8 @@ class Worker:
 
     def _told(self, lane: str, order: Order, rests: bool = False) -> None:
         self._evaluator.slot.told(lane, order)
+        if isinstance(order, Stop) and order.hard:
+            self.signals.drain.set()  # the lanes that wait for the slot would measure long after the end
         self._ends = self._ends or (isinstance(order, Stop) and not rests)
         self._look.set()
 

@@ -34,7 +34,7 @@ def turning(before: Agent, after: Agent, at: float) -> Agent:
 
 @dataclass
 class World:
-    """One slot on a virtual clock, whose lanes come and go as `Pace` says; looked at once a second, as a worker does."""
+    """One slot on a virtual clock, whose lanes come and go as `Pace` says. It is looked at once a second."""
 
     agent: Agent
     chance: random.Random = field(default_factory=lambda: random.Random(1))
@@ -127,7 +127,9 @@ def test_uneven_agents_get_more_lanes(ratio: float) -> None:
 
 
 @pytest.mark.parametrize("kind", [even, uneven])
-def test_an_agent_that_gets_slow_is_followed_and_forgotten_when_it_is_fast_again(kind: Callable[[float], Agent]) -> None:
+def test_an_agent_that_gets_slow_is_followed_and_so_is_one_that_gets_fast(
+    kind: Callable[[float], Agent],
+) -> None:
     slow, fast = 1200.0, 3600.0
     world = World(turning(turning(kind(0.33), kind(2.0), slow), kind(0.33), fast)).run(6000.0)
     assert world.busy(slow + 120.0, fast) > 0.96
