@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -78,11 +79,9 @@ class Coordinator:
         opened = self._board.opened
         with self._lock:
             self._history = self._history or self._hub.pack(opened.base)
-            unfinished = orders.unfinished(self._board)
         name = hashlib.sha256(f"{opened.tag} {opened.base} {opened.at}".encode()).hexdigest()[:12]
         program = self._board.program
-        folder = str(self.folder)
-        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, folder, unfinished)
+        return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
 
     def sit(self, seat: Seat) -> tuple[int, Reply]:
         with self._lock:
@@ -90,7 +89,10 @@ class Coordinator:
             self._known[seat.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
             events, order = orders.sit(self._board, seat, self._clock(), self._policy)
             self._record(events)
-            return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
+            reply = self._reply(seat.lane, order)
+            return self._board.lanes[seat.lane].sitting, replace(
+                reply, unfinished=orders.unfinished(self._board, seat.worker)
+            )
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         with self._lock:

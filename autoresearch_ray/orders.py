@@ -118,9 +118,10 @@ def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
     return [Vacated(now, name, reason) for name in lanes]
 
 
-def unfinished(board: Board) -> tuple[str, ...]:
-    """The lanes that have an order or owe a verdict: whoever takes the run up again must seat them."""
-    return tuple(name for name, lane in board.lanes.items() if lane.pending is not None or _id(lane.order) is not None)
+def unfinished(board: Board, worker: int) -> tuple[str, ...]:
+    """The lanes of a worker that have an order or owe a verdict: when it comes back, it must seat all of them."""
+    lanes = [(name, lane) for name, lane in board.lanes.items() if lane.seat.worker == worker]
+    return tuple(name for name, lane in lanes if lane.pending is not None or _id(lane.order) is not None)
 
 
 # --- The next order --------------------------------------------------------------------------------------------------

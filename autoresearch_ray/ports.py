@@ -155,16 +155,19 @@ class Welcome:
     prefix: str
     bundle: bytes
     folder: str  # of the run, on the head
-    unfinished: tuple[str, ...] = ()  # lanes that have left something undone
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The next order, the commits it needs that the lane lacks, and what the agent is told."""
+    """The next order, the commits it needs that the lane lacks, and what the agent is told.
+
+    `unfinished`, for one who sits down, are the lanes of its worker that have something to do: they should sit, too.
+    """
 
     order: Order
     bundles: tuple[bytes, ...] = ()
     brief: Brief | None = None
+    unfinished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

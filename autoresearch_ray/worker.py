@@ -78,6 +78,7 @@ class Worker:
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: dict[int, Future[None]] = field(default_factory=dict, init=False)
     _look: threading.Event = field(default_factory=threading.Event, init=False)  # at the lanes: something has changed
+    _unfinished: tuple[str, ...] = field(default=(), init=False)  # lanes, when one last sat down
     _ends: bool = field(default=False, init=False)  # the desk had no work for a lane that wanted some
     _failing: bool = field(default=False, init=False)  # nothing came of the latest proposal
 
@@ -131,12 +132,10 @@ class Worker:
         }
 
     def _seat_the_first(self) -> None:
-        """One lane, or as many as are asked for; and those that have left something undone."""
-        options = self._welcome.program.options
-        first = 1 if options.lanes == "auto" else options.lanes
-        for number in range(len(_LETTERS)):
-            if number < first or lane_name(options, self.index, number) in self._welcome.unfinished:
-                self._begin(number)
+        """One lane, or as many as are asked for."""
+        lanes = self._welcome.program.options.lanes
+        for number in range(1 if lanes == "auto" else lanes):
+            self._begin(number)
 
     def _begin(self, number: int) -> None:
         lane = lane_name(self._welcome.program.options, self.index, number)
@@ -156,10 +155,18 @@ class Worker:
             each.result()
 
     def _grow(self) -> None:
-        """One more lane, as often as the slot waits for its agents; but more agents do not mend one that fails."""
-        if self._welcome.program.options.lanes != "auto":
+        """The lanes that left something undone, when this worker was another process; and one more, as often as the
+        slot waits for its agents: but more of them do not mend one that fails."""
+        if self.signals.drain.is_set():
             return
-        while not (self._ends or self._failing or self.signals.drain.is_set()) and self._evaluator.slot.is_short():
+        options = self._welcome.program.options
+        unfinished, self._unfinished = self._unfinished, ()
+        for number in range(len(_LETTERS)):
+            if lane_name(options, self.index, number) in unfinished and self._is_free(number):
+                self._begin(number)
+        if options.lanes != "auto":
+            return
+        while not (self._ends or self._failing) and self._evaluator.slot.is_short():
             free = (number for number in range(len(_LETTERS)) if self._is_free(number))
             self._begin(next(free))
 
@@ -193,6 +200,7 @@ class Worker:
         state.mkdir(parents=True, exist_ok=True)
         setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
         sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
+        self._unfinished = reply.unfinished
         self._told(lane, reply.order)
         Researcher(
             lane=lane,

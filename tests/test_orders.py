@@ -1345,7 +1345,7 @@ def test_a_lane_that_would_rest_does_so_when_nothing_but_a_proposal_is_wanted() 
         order = game.turn("gpu0b", value(0.9), rests=True)
     assert isinstance(order, Stop) and "rests" in order.reason and not order.hard
     assert game.board.lanes["gpu0b"].pending is None
-    assert "gpu0b" not in orders.unfinished(game.board)
+    assert "gpu0b" not in orders.unfinished(game.board, 0)
     game.turn("gpu0", value(1.1), rests=True)
     assert not isinstance(game.orders["gpu0"], Stop)  # nobody else would work on its slot
     assert not isinstance(game.sit("gpu0b", 0), Stop)
@@ -1359,13 +1359,13 @@ def test_a_lane_does_not_rest_while_only_other_slots_work() -> None:
     assert not isinstance(game.turn("gpu0", value(2.0), rests=True), Stop)
 
 
-def test_who_takes_up_a_run_is_told_which_lanes_left_something_undone() -> None:
-    game = Game.of(1)
+def test_a_worker_that_comes_back_is_told_which_of_its_lanes_left_something_undone() -> None:
+    game = Game.of(2)
     game.sit("gpu0b", 0)
-    assert orders.unfinished(game.board) == ("gpu0", "gpu0b")
+    assert orders.unfinished(game.board, 0) == ("gpu0", "gpu0b")
     game.turn("gpu0", value(1.0))
     game.resume()
-    assert orders.unfinished(game.board) == ("gpu0", "gpu0b")
+    assert orders.unfinished(game.board, 0) == ("gpu0", "gpu0b")
 
 
 def test_only_a_stop_that_ends_the_run_at_once_is_hard() -> None:
