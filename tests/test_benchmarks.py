@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from autoresearch_ray.model import (
 from benchmarks import Row, busy
 from benchmarks.board import play
 from benchmarks.overhead import steady
+from benchmarks.peers.__main__ import spans
 
 
 @pytest.fixture
@@ -158,6 +160,38 @@ def test_the_lanes_of_a_slot_share_its_time() -> None:
 def test_a_run_that_measured_nothing_is_not_read() -> None:
     with pytest.raises(ValueError, match="nothing was measured"):
         busy.read([[seated("a")], [measured("a", 1.0, None)]])
+
+
+# --- Peers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_peers_evaluation_that_was_killed_counts_to_its_end() -> None:
+    notes = [["1-1", "begins", 10.0], ["2-2", "begins", 11.0], ["1-1", "ends", 16.0]]
+    assert spans(map(json.dumps, notes), 20.0) == [(10.0, 16.0), (11.0, 20.0)]
+
+
+def test_the_stub_of_a_model_thinks_and_answers_with_another_program_each_time(tmp_path: Path) -> None:
+    stub = Path(__file__).parents[1] / "benchmarks" / "peers" / "stub.py"
+    with subprocess.Popen([sys.executable, stub, "0.01", "random"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1/chat/completions"
+        answers = []
+        for _ in range(2):
+            with urllib.request.urlopen(urllib.request.Request(url, b'{"messages": []}', method="POST")) as reply:
+                answers.append(json.load(reply)["choices"][0]["message"]["content"])
+        server.kill()
+    assert "X = 1\n" in answers[0] and "X = 2\n" in answers[1]
+
+
+def test_the_evaluation_of_peers_notes_what_it_did(tmp_path: Path) -> None:
+    evaluate = Path(__file__).parents[1] / "benchmarks" / "peers" / "evaluate.py"
+    (tmp_path / "program.py").write_text("# EVOLVE-BLOCK-START\nX = 12\n# EVOLVE-BLOCK-END\n")
+    environ = {**os.environ, "PEER_SECONDS": "0.2", "PEER_SPANS": str(tmp_path / "spans")}
+    words = ["--program_path", str(tmp_path / "program.py"), "--results_dir", str(tmp_path / "results")]
+    subprocess.run([sys.executable, evaluate, *words], env=environ, check=True)
+    assert json.loads((tmp_path / "results" / "correct.json").read_text())["correct"] is True
+    ((begin, end),) = spans((tmp_path / "spans").read_text().splitlines(), 0.0)
+    assert end - begin >= 0.2
 
 
 # --- The steady part of a run ----------------------------------------------------------------------------------------
