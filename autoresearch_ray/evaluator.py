@@ -20,7 +20,7 @@ from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
-from autoresearch_ray.ports import Monitor, Signals, Welcome
+from autoresearch_ray.ports import Monitor, Signals, Watch, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
 from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
@@ -40,6 +40,10 @@ def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str
         for name, value in environ.items()
         if name in names or (_ALLOWED.fullmatch(name) and not _SECRET.search(name))
     }
+
+
+class _DrainedError(Exception):
+    """A drain came while a candidate waited for the slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,21 +182,21 @@ class Evaluator:
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
-        environ = self._environ(trial.folder, trial.own)  # all that can be done before the slot is free has been done
-        with self.slot.taken(trial.lane):
-            if signals.drain.is_set():
-                return None
-            with self.monitor.watch() as watch:
-                ended = process.run(
-                    command,
-                    cwd=trial.tree / self.welcome.prefix,
-                    environ=environ,
-                    log=trial.log,
-                    stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
-                    timeout_seconds=program.eval.kill_after_seconds,
-                    cancel=signals.halt,
-                    started=watch.follow,
-                )
+        watch = self.monitor.watch()
+        try:
+            ended = process.run(
+                command,
+                cwd=trial.tree / self.welcome.prefix,
+                environ=self._environ(trial.folder, trial.own),
+                log=trial.log,
+                stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
+                timeout_seconds=program.eval.kill_after_seconds,
+                cancel=signals.halt,
+                started=watch.follow,
+                turn=self._turn(trial, watch),
+            )
+        except _DrainedError:
+            return None
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
@@ -207,6 +211,15 @@ class Evaluator:
             cpu_seconds=ended.cpu_seconds,
             resources=resources,
         )
+
+    @contextmanager
+    def _turn(self, trial: _Trial, watch: Watch) -> Iterator[None]:
+        """The slot, once all that can be done ahead is done. Raises `_DrainedError` if it comes too late."""
+        with self.slot.taken(trial.lane):
+            if trial.signals.drain.is_set():
+                raise _DrainedError
+            with watch:
+                yield
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)

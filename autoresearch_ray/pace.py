@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MOST = 16  # lanes of one slot: enough for an agent that takes 15 times as long as an evaluation; each may be 300 MB
+MOST = 16  # lanes of one slot: enough for an agent that takes 15 times as long as an evaluation
 _IDLE = 0.01  # the share of a slot's time that asks for one more lane
 _SPARE = 0.004  # and what one fewer may cost: less than that, or lanes would come and go
-_MEMORY = 24  # turns and evaluations that are played again; with 16, agents of very uneven speed left 1 % more idle
+_MEMORY = 24  # turns and evaluations that are played again; with 16, agents of very uneven speed left 0.5 % more idle
 _ROUNDS = 6  # through them; the first does not count: in the play all lanes begin at once
 
 
