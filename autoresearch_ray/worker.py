@@ -141,7 +141,12 @@ class Worker:
         lane = lane_name(self._welcome.program.options, self.index, number)
         self._evaluator.slot.seat(lane)
         self._lanes[number] = self._pool.submit(self._lane, lane)
-        self._lanes[number].add_done_callback(lambda _: self._look.set())
+        self._lanes[number].add_done_callback(self._ended)
+
+    def _ended(self, lane: Future[None]) -> None:
+        """One that failed is found with the next look in any case: others may be just about to measure."""
+        if lane.exception() is None:
+            self._look.set()
 
     def _wait_for_lanes(self) -> None:
         while working := [each for each in self._lanes.values() if not each.done()]:
