@@ -103,7 +103,6 @@ class Board:
         self.machine_failure: Failure | None = None  # the latest
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
-        self.agent_seconds: float | None = None  # of one proposal, on the way
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
@@ -309,7 +308,6 @@ class Board:
             lane.agent_failures_in_a_row = lane.agent_failures_in_a_row + 1 if idle else 0
             self.idle_agents_in_a_row = self.idle_agents_in_a_row + 1 if idle else 0
             self.agent_failure = failure if idle else self.agent_failure
-            self.agent_seconds = _towards(self.agent_seconds, attempt.usage.seconds)
         if measurement.value is not None:
             self.eval_seconds = _towards(self.eval_seconds, measurement.wall_seconds)
         if attempt.kind == "holdout":

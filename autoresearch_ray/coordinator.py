@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -91,7 +92,10 @@ class Coordinator:
             self._known[seat.lane] = self._only_the_base()
             events, order = orders.sit(self._board, seat, self._clock(), self._policy)
             self._record(events)
-            return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
+            reply = self._reply(seat.lane, order)
+            return self._board.lanes[seat.lane].sitting, replace(
+                reply, unfinished=orders.unfinished(self._board, seat.worker)
+            )
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         with self._lock:
@@ -217,7 +221,7 @@ class Coordinator:
             bundles.append(self._hub.pack(commit, known))
             known.append(commit)
         told = self._brief(lane, order) if isinstance(order, Propose) else None
-        return Reply(order, tuple(each for each in bundles if each), told, orders.lanes_wanted(self._board))
+        return Reply(order, tuple(each for each in bundles if each), told)
 
     def _brief(self, lane: str, order: Propose) -> Brief:
         board, here, rework = self._board, self._board.lanes[lane], order.rework

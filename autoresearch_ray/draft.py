@@ -108,7 +108,7 @@ class Draft:
         """Stop, and close the run with it."""
         for event in close(self.board, reason, self.now, hard=hard, failed=failed, finished=finished):
             self.note(event)
-        return Stop(reason)
+        return Stop(reason, hard)
 
     def leave(self, reason: str) -> Order:
         """Stop this lane; the run goes on while another one works."""

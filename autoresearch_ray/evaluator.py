@@ -13,15 +13,16 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
-from autoresearch_ray.ports import Monitor, Signals, Welcome
+from autoresearch_ray.ports import Monitor, Signals, Watch, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
+from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
@@ -41,13 +42,8 @@ def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str
     }
 
 
-@dataclass(slots=True)
-class Slot:
-    """What one worker owns: GPU ids as granted, its share of the cores, and the lock that lanes measure behind."""
-
-    gpus: tuple[str, ...]
-    cores: int
-    lock: threading.Lock = field(default_factory=threading.Lock)
+class _DrainedError(Exception):
+    """A drain came while a candidate waited for the slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +56,10 @@ class _Trial:
     log: Path
     own: Mapping[str, str]
     signals: Signals
+
+    @property
+    def lane(self) -> str:
+        return self.folder.name
 
     @property
     def tree(self) -> Path:
@@ -182,20 +182,21 @@ class Evaluator:
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
-        with self.slot.lock:
-            if signals.drain.is_set():
-                return None
-            with self.monitor.watch() as watch:
-                ended = process.run(
-                    command,
-                    cwd=trial.tree / self.welcome.prefix,
-                    environ=self._environ(trial.folder, trial.own),
-                    log=trial.log,
-                    stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
-                    timeout_seconds=program.eval.kill_after_seconds,
-                    cancel=signals.halt,
-                    started=watch.follow,
-                )
+        watch = self.monitor.watch()
+        try:
+            ended = process.run(
+                command,
+                cwd=trial.tree / self.welcome.prefix,
+                environ=self._environ(trial.folder, trial.own),
+                log=trial.log,
+                stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
+                timeout_seconds=program.eval.kill_after_seconds,
+                cancel=signals.halt,
+                started=watch.follow,
+                turn=self._turn(trial, watch),
+            )
+        except _DrainedError:
+            return None
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
@@ -210,6 +211,15 @@ class Evaluator:
             cpu_seconds=ended.cpu_seconds,
             resources=resources,
         )
+
+    @contextmanager
+    def _turn(self, trial: _Trial, watch: Watch) -> Iterator[None]:
+        """The slot, once all that can be done ahead is done. Raises `_DrainedError` if it comes too late."""
+        with self.slot.taken(trial.lane):
+            if trial.signals.drain.is_set():
+                raise _DrainedError
+            with watch:
+                yield
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)
@@ -335,7 +345,7 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
-        with self.slot.lock:
+        with self.slot.taken(trial.lane):
             ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)

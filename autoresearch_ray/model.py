@@ -321,9 +321,10 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """There is nothing more to do for this lane."""
+    """There is nothing more to do for this lane or, if it is `hard`, for any: what waits for a slot is left undone."""
 
     reason: str
+    hard: bool = False
     kind: Literal["stop"] = "stop"
 
 
@@ -354,6 +355,7 @@ class Attempt:
     picked: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     reply_seconds: float | None = None  # that the order took to come, from the hand-in before it
+    rests: bool = False  # its lane would rest now, where nothing but a proposal is wanted of it
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------

@@ -51,7 +51,6 @@ from autoresearch_ray.verdicts import (
     wanted_elsewhere,
 )
 
-_MOST_LANES = 4  # on one slot: past it, an agent would take more than three times as long as an evaluation
 _CLEAR = 3.0  # the same of near misses to be tried together
 _NEAR = 32  # near misses
 _AT_ONCE = 3  # measurements of what would be the best, when nothing else is left to do
@@ -136,15 +135,10 @@ def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
     return [Vacated(now, name, reason) for name in lanes]
 
 
-def lanes_wanted(board: Board) -> int:
-    """Lanes that keep one slot busy. `auto` is ceil(1 + A/E) for agent seconds A and evaluation seconds E."""
-    wanted = board.program.options.lanes
-    if wanted != "auto":
-        return wanted
-    agent, evaluation = board.agent_seconds, board.eval_seconds
-    if not agent or not evaluation or agent < 0.05 * evaluation:
-        return 1
-    return min(_MOST_LANES, math.ceil(1 + agent / evaluation))
+def unfinished(board: Board, worker: int) -> tuple[str, ...]:
+    """The lanes of a worker that have an order or owe a verdict: when it comes back, it must seat all of them."""
+    lanes = [(name, lane) for name, lane in board.lanes.items() if lane.seat.worker == worker]
+    return tuple(name for name, lane in lanes if lane.pending is not None or _id(lane.order) is not None)
 
 
 # --- The next order --------------------------------------------------------------------------------------------------
@@ -158,7 +152,7 @@ def _order(draft: Draft) -> Order:
 
 def _closed_hard(draft: Draft) -> Order | None:
     closed = draft.board.closed
-    return Stop(closed.reason) if closed and closed.hard else None
+    return Stop(closed.reason, hard=True) if closed and closed.hard else None
 
 
 def _hours_are_over(draft: Draft) -> Order | None:
@@ -458,6 +452,14 @@ def _stand_by(draft: Draft) -> Order | None:
     return draft.remeasure(best.commit, "while others finish, the best is measured once more")
 
 
+def _rests(draft: Draft) -> Order | None:
+    """Its slot is busy without this lane: what it would propose now would be old when its turn to be measured came."""
+    wishes = any(isinstance(each, Measured) and each.attempt.rests for each in draft.events)
+    if wishes and any(each.seat.worker == draft.lane.seat.worker for each in draft.working):
+        return Stop("it rests: fewer lanes keep its slot busy")
+    return None
+
+
 def _agent_is_failing(draft: Draft) -> Order | None:
     """All agents again and again: a human must look. This one: every other order is work that needs no model."""
     board, times = draft.board, draft.lane.agent_failures_in_a_row
@@ -529,6 +531,7 @@ _RULES: tuple[_Rule, ...] = (
     _ends,
     _closed,
     _others_do_the_rest,
+    _rests,
     _agent_is_failing,
     _fell_behind,
     _stands_on_the_best,

@@ -159,12 +159,15 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The next order, the commits it needs that the lane lacks, what the agent is told, and how many lanes to run."""
+    """The next order, the commits it needs that the lane lacks, and what the agent is told.
+
+    `unfinished`, for one who sits down, are the lanes of its worker that have something to do: they should sit, too.
+    """
 
     order: Order
     bundles: tuple[bytes, ...] = ()
     brief: Brief | None = None
-    lanes: int = 1
+    unfinished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -67,6 +67,7 @@ def run(
     cap_bytes: int = 64 << 20,
     cancel: threading.Event | None = None,
     started: Callable[[int], None] | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> Exit:
     """Run a command to its end, and end everything that it started.
 
@@ -77,8 +78,9 @@ def run(
     Both streams go to `log`, standard output also to `stdout` if that is given; of more than `cap_bytes` each keeps the
     first and the last half. After `timeout_seconds`, or when `cancel` is set, everything gets SIGTERM, and SIGKILL
     `grace_seconds` later; what is left after an ordinary exit gets SIGKILL at once. `started` is called with the pid of
-    the first process; an exception that it raises ends the command and goes on to the caller. Raises `OSError` if `cwd`
-    is no directory, a log cannot be opened or no process can be started.
+    the first process; an exception that it raises ends the command and goes on to the caller. `turn` is entered when
+    the guardian stands by, just before the command starts, and left when everything has ended; its exceptions go on to
+    the caller, too. Raises `OSError` if `cwd` is no directory, a log cannot be opened or no process can be started.
     """
     if not cwd.is_dir():
         raise NotADirectoryError(f"cannot run a command in {cwd}: no such directory")
@@ -95,20 +97,23 @@ def run(
         "grace": grace_seconds,
         "cap": cap_bytes,
     }
-    begun = time.monotonic()
-    with _guarded(tag, log, stdout, stdin) as (end, first):
-        line = _Line(end, begun + timeout_seconds + grace_seconds + _MARGIN_SECONDS)
-        line.send(guardian.frame(order))
-        pid = line.receive(cancel, grace_seconds)
-        report = None
-        if pid is not None:
-            first.wait()  # it has forked the guardian away and exits
-            if started is not None:
-                started(pid)
-            report = line.receive(cancel, grace_seconds)
-    if report is not None:
-        return Exit(**report)
-    _, left = _end_carrying(RUN, tag)
+    with ExitStack() as taken:
+        with _guarded(tag, log, stdout, stdin) as (end, first):
+            if turn is not None:
+                taken.enter_context(turn)
+            begun = time.monotonic()
+            line = _Line(end, begun + timeout_seconds + grace_seconds + _MARGIN_SECONDS)
+            line.send(guardian.frame(order))
+            pid = line.receive(cancel, grace_seconds)
+            report = None
+            if pid is not None:
+                first.wait()  # it has forked the guardian away and exits
+                if started is not None:
+                    started(pid)
+                report = line.receive(cancel, grace_seconds)
+        if report is not None:
+            return Exit(**report)
+        _, left = _end_carrying(RUN, tag)
     return Exit("lost", None, time.monotonic() - begun, 0.0, 0.0, False, log.stat().st_size, survivors=len(left))
 
 

@@ -12,21 +12,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
-from autoresearch_ray.evaluator import Evaluator, Slot, allowed
-from autoresearch_ray.model import Attempt, Options, Seat
+from autoresearch_ray.evaluator import Evaluator, allowed
+from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop
 from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
 from autoresearch_ray.researcher import Researcher
+from autoresearch_ray.slot import Slot
 from autoresearch_ray.store import Store
 
-_LOOK_SECONDS = 1.0  # between two looks at lanes that may have been added meanwhile
+_LOOK_SECONDS = 1.0  # between two looks at how busy the slot is
 _ROOM_SECONDS = 3600.0  # that a lane waits with its result for room on the head's disk
 _Answer = TypeVar("_Answer")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -74,8 +76,11 @@ class Worker:
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
-    _lanes: list[Future[None]] = field(default_factory=list, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lanes: dict[int, Future[None]] = field(default_factory=dict, init=False)
+    _look: threading.Event = field(default_factory=threading.Event, init=False)  # at the lanes: something has changed
+    _unfinished: tuple[str, ...] = field(default=(), init=False)  # lanes, when one last sat down
+    _ends: bool = field(default=False, init=False)  # the desk had no work for a lane that wanted some
+    _failing: bool = field(default=False, init=False)  # nothing came of the latest proposal
 
     def run(self) -> None:
         """Work until the desk says stop. Raises what ended a lane, once the others have finished what they measure."""
@@ -86,7 +91,7 @@ class Worker:
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"
             with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
-                self._grow(1)
+                self._seat_the_first()
                 self._wait_for_lanes()
         finally:
             trees.remove(self.folder)
@@ -114,24 +119,63 @@ class Worker:
             process.OWNER: self.environ[process.OWNER],
         }
 
+    def _seat_the_first(self) -> None:
+        """One lane, or as many as are asked for."""
+        lanes = self.welcome.program.options.lanes
+        for number in range(1 if lanes == "auto" else lanes):
+            self._begin(number)
+
+    def _begin(self, number: int) -> None:
+        lane = lane_name(self.welcome.program.options, self.index, number)
+        self._evaluator.slot.seat(lane)
+        self._lanes[number] = self._pool.submit(self._lane, lane)
+        self._lanes[number].add_done_callback(self._ended)
+
+    def _ended(self, lane: Future[None]) -> None:
+        """One that failed is found with the next look in any case: others may be just about to measure."""
+        if lane.exception() is None:
+            self._look.set()
+
     def _wait_for_lanes(self) -> None:
-        while not all(each.done() for each in self._lanes):
-            done, _ = wait(list(self._lanes), timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
-            if any(each.exception() for each in done):
+        while working := [each for each in self._lanes.values() if not each.done()]:
+            self._look.wait(_LOOK_SECONDS)
+            self._look.clear()
+            if any(each.done() and each.exception() for each in self._lanes.values()):
                 self.signals.drain.set()  # no lane is added any more
-                wait(self._lanes)
-        for each in self._lanes:
+                wait(working)
+            self._grow()
+        for each in self._lanes.values():
             each.result()
 
-    def _grow(self, wanted: int) -> None:
-        """More lanes, when the desk finds that the slot waits for its agents."""
-        with self._lock:
-            while len(self._lanes) < min(wanted, len(_LETTERS)) and not self.signals.drain.is_set():
-                self._lanes.append(self._pool.submit(self._lane, len(self._lanes)))
+    def _grow(self) -> None:
+        """The lanes that left something undone, when this worker was another process; and one more, as often as the
+        slot waits for its agents: but more of them do not mend one that fails."""
+        if self.signals.drain.is_set():
+            return
+        options = self.welcome.program.options
+        unfinished, self._unfinished = self._unfinished, ()
+        for number in range(len(_LETTERS)):
+            if lane_name(options, self.index, number) in unfinished and self._is_free(number):
+                self._begin(number)
+        if options.lanes != "auto":
+            return
+        while not (self._ends or self._failing) and self._evaluator.slot.is_short():
+            free = (number for number in range(len(_LETTERS)) if self._is_free(number))
+            self._begin(next(free))
+
+    def _is_free(self, number: int) -> bool:
+        lane = self._lanes.get(number)
+        return lane is None or (lane.done() and lane.exception() is None)
 
     def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        """Hand in for a lane. It rests from then on if the slot is as busy without it."""
+        failure = attempt.measurement.failure
+        if attempt.kind == "propose":
+            self._failing = failure is not None and failure.kind in IDLE_AGENT
+        rests = self.welcome.program.options.lanes == "auto" and self._evaluator.slot.spares(attempt.lane)
+        attempt = replace(attempt, rests=rests)
         reply = self._until_written(lambda: self.desk.submit(attempt, bundle, logs))
-        self._grow(reply.lanes)
+        self._told(attempt.lane, reply.order, rests)
         return reply
 
     def _until_written(self, call: Callable[[], _Answer]) -> _Answer:
@@ -148,9 +192,15 @@ class Worker:
                     raise
             pause = min(2 * pause, 30.0)
 
-    def _lane(self, number: int) -> None:
+    def _told(self, lane: str, order: Order, rests: bool = False) -> None:
+        self._evaluator.slot.told(lane, order)
+        if isinstance(order, Stop) and order.hard:
+            self.signals.drain.set()  # the lanes that wait for the slot would measure long after the end
+        self._ends = self._ends or (isinstance(order, Stop) and not rests)
+        self._look.set()
+
+    def _lane(self, lane: str) -> None:
         options = self.welcome.program.options
-        lane = lane_name(options, self.index, number)
         folder = self.folder / lane
         folder.mkdir(parents=True, exist_ok=True)
         kept = Path(self.welcome.folder)
@@ -159,7 +209,8 @@ class Worker:
         setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ())
         seat = replace(self._seat, lane=lane)
         sitting, reply = self._until_written(lambda: self.desk.sit(seat))
-        self._grow(reply.lanes)
+        self._unfinished = reply.unfinished
+        self._told(lane, reply.order)
         Researcher(
             lane=lane,
             sitting=sitting,

@@ -1,4 +1,4 @@
-"""What the project claims of its speed, as commands: `python -m benchmarks.overhead`, `.start` and `.board`.
+"""What the project claims of its speed, as commands: `python -m benchmarks.overhead`, `.start`, `.board` and `.busy`.
 
 Each prints what it measured, what is claimed, and on which machine; it exits with 1 where a claim is missed. They need
 no GPU and leave nothing behind.
@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any, Protocol
 
 import click
 
@@ -56,6 +58,21 @@ class Row:
     def met(self) -> bool | None:
         return None if self.target_seconds is None else self.seconds < self.target_seconds
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        judged = () if self.met is None else (f"< {self.target_seconds:g} s", "ok" if self.met else "MISSED")
+        return (self.name, f"{self.seconds:8.3f} s", *judged)
+
+
+class Line(Protocol):
+    """What `conclude` prints of a table's line: a dataclass, such as `Row`, that says whether its target is met."""
+
+    @property
+    def met(self) -> bool | None: ...
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As it is shown: a table of text is aligned to the left, so numbers come with their padding."""
+
 
 def machine() -> dict[str, object]:
     """What the numbers depend on."""
@@ -70,25 +87,28 @@ def machine() -> dict[str, object]:
     }
 
 
-def conclude(benchmark: str, where: dict[str, object], rows: Sequence[Row], as_json: bool) -> None:
-    """Print the table, or one JSON document, and exit with 1 where a target is missed.
+def conclude(
+    benchmark: str, where: dict[str, object], rows: Sequence[Line], as_json: bool, heads: Sequence[str] = ()
+) -> None:
+    """Print the table under its `heads`, or one JSON document, and exit with 1 where a target is missed.
 
     `where` is what `machine` said before the benchmark began, so that its load is that of others.
     """
     date = datetime.now().astimezone().isoformat(timespec="seconds")
     met = all(each.met is not False for each in rows)
     if as_json:
-        table = [asdict(each) | {"met": each.met} for each in rows]
+        fields: Sequence[Any] = rows
+        table = [asdict(each) | {"met": each.met} for each in fields]
         print(json.dumps({"benchmark": benchmark, "date": date, "machine": where, "met": met, "rows": table}))
     else:
         print(
             f"{benchmark}, {date}\n{where['cores']} cores of {where['cpu']}, Python {where['python']},"
             f" Ray {where['ray']}, load {where['load']} before"
         )
-        width = max(len(each.name) for each in rows)
-        for each in rows:
-            judged = "" if each.met is None else f"  < {each.target_seconds:g} s  {'ok' if each.met else 'MISSED'}"
-            print(f"  {each.name:<{width}}  {each.seconds:8.3f} s{judged}")
+        lines = [heads, *(each.cells for each in rows)] if heads else [each.cells for each in rows]
+        widths = [max(map(len, column)) for column in zip_longest(*lines, fillvalue="")]
+        for cells in lines:
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)).rstrip())
     sys.exit(0 if met else 1)
 
 
@@ -135,11 +155,17 @@ def project(folder: Path, command: str, options: str, lanes: Sequence[str], prop
             for number in range(proposals)
         )
         (scripts / f"{lane}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    (repository / "changes").mkdir(parents=True)
-    (repository / "changes" / "first.py").write_text("x = 0\n")
+    program = _PROGRAM.format(script=scripts, options=options, command=command)
+    return committed(repository, program, {"changes/first.py": "x = 0\n"})
+
+
+def committed(repository: Path, program: str, files: Mapping[str, str]) -> Path:
+    """A git repository with this program.md, these files, and a hundred more that nothing changes."""
+    for name, text in files.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(text)
     for number in range(_FILES):
         (repository / f"file{number:03}.py").write_text(f"# {number:04}\n" * (_FILE_BYTES // 7))
-    program = _PROGRAM.format(script=scripts, options=options, command=command)
     (repository / "program.md").write_text(program)
     plain = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")

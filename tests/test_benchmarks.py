@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,26 @@ from autoresearch_ray import ledger
 from autoresearch_ray.board import replay
 from autoresearch_ray.model import (
     Attempt,
+    Closed,
     Event,
     Failure,
     FailureKind,
+    Judged,
     Measured,
     Measurement,
     Ordered,
     Propose,
+    Remeasure,
     Seat,
     Seated,
+    Status,
     Stop,
     Usage,
 )
-from benchmarks import Row
+from benchmarks import Row, busy
 from benchmarks.board import play
 from benchmarks.overhead import steady
+from benchmarks.peers.__main__ import spans
 
 
 @pytest.fixture
@@ -84,6 +90,15 @@ def test_the_overhead_benchmark_judges_the_mean_of_each_policy(traces: Path) -> 
     assert all(0 < each["seconds"] < 60 for each in rows)
 
 
+@pytest.mark.slow
+def test_the_busy_benchmark_gives_a_line_for_each_ratio(traces: Path) -> None:
+    short = ("--slots", "2", "--ratio", "0.1", "--ratio", "1", "--seconds", "0.3", "--minutes", "0.1")
+    rows = bench("busy", traces, *short, "--backend", "local")["rows"]
+    assert [each["ratio"] for each in rows] == ["0.1", "1"]
+    assert all(0 < each["whole"] < each["busy"] < 1 and each["experiments"] > 0 for each in rows)
+    assert all(each["met"] is (each["busy"] >= each["target"]) for each in rows)
+
+
 def test_a_benchmark_in_words_names_the_machine_and_the_verdict() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.board", "--experiments", "20", "--lanes", "2"],
@@ -109,18 +124,92 @@ def test_the_played_run_replays_from_its_ledger() -> None:
     assert board.experiments == game.board.experiments
 
 
+# --- How busy the slots of a run were --------------------------------------------------------------------------------
+
+
+def test_a_slot_is_busy_by_what_the_runner_measured_and_only_if_it_was_wanted() -> None:
+    filler = Remeasure("a-3", "base", 1, "the agent is failing: meanwhile the best is measured once more")
+    lines = [
+        [seated("a")],
+        [measured("a", 10.0, 4.0), ordered("a", 10.0)],
+        [measured("a", 15.0, 4.0, number=2), judged("a", 15.0), Ordered(15.0, "a", filler)],
+        [measured("a", 20.0, 4.0, number=3), ordered("a", 20.0)],
+        [measured("a", 25.0, None, number=4), judged("a", 25.0)],
+        [Closed(26.0, "enough"), ordered("a", 26.0)],
+        [measured("a", 28.0, 4.0, number=5), ordered("a", 28.0, stop=True)],
+    ]
+    reading = busy.read(lines)
+    assert (reading.begun, reading.closed) == (6.0, 26.0)
+    assert reading.busy_seconds == 4.0 + 4.0 + 2.0  # of the last one, what lies before the end
+    assert reading.evaluated_seconds == 12.0
+    assert reading.slot_seconds == 20.0
+    assert reading.experiments == 2
+    assert reading.gaps == (1.0, 9.0)
+
+
+def test_the_lanes_of_a_slot_share_its_time() -> None:
+    lines = [
+        [seated("a"), seated("b"), seated("c", worker=1)],
+        [measured("a", 10.0, 10.0), measured("c", 12.0, 10.0)],
+        [measured("b", 21.0, 10.0), Closed(22.0, "enough")],
+    ]
+    reading = busy.read(lines)
+    assert (reading.slots, reading.gaps, reading.busy_seconds, reading.slot_seconds) == (2, (1.0,), 30.0, 44.0)
+
+
+def test_a_run_that_measured_nothing_is_not_read() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        busy.read([[seated("a")], [measured("a", 1.0, None)]])
+
+
+# --- Peers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_peers_evaluation_that_was_killed_counts_to_its_end() -> None:
+    notes = [["1-1", "begins", 10.0], ["2-2", "begins", 11.0], ["1-1", "ends", 16.0]]
+    assert spans(map(json.dumps, notes), 20.0) == [(10.0, 16.0), (11.0, 20.0)]
+
+
+def test_the_stub_of_a_model_thinks_and_answers_with_another_program_each_time(tmp_path: Path) -> None:
+    stub = Path(__file__).parents[1] / "benchmarks" / "peers" / "stub.py"
+    with subprocess.Popen([sys.executable, stub, "0.01", "random"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1/chat/completions"
+        answers = []
+        for _ in range(2):
+            with urllib.request.urlopen(urllib.request.Request(url, b'{"messages": []}', method="POST")) as reply:
+                answers.append(json.load(reply)["choices"][0]["message"]["content"])
+        server.kill()
+    assert "X = 1\n" in answers[0] and "X = 2\n" in answers[1]
+
+
+def test_the_evaluation_of_peers_notes_what_it_did(tmp_path: Path) -> None:
+    evaluate = Path(__file__).parents[1] / "benchmarks" / "peers" / "evaluate.py"
+    (tmp_path / "program.py").write_text("# EVOLVE-BLOCK-START\nX = 12\n# EVOLVE-BLOCK-END\n")
+    environ = {**os.environ, "PEER_SECONDS": "0.2", "PEER_SPANS": str(tmp_path / "spans")}
+    words = ["--program_path", str(tmp_path / "program.py"), "--results_dir", str(tmp_path / "results")]
+    subprocess.run([sys.executable, evaluate, *words], env=environ, check=True)
+    assert json.loads((tmp_path / "results" / "correct.json").read_text())["correct"] is True
+    ((begin, end),) = spans((tmp_path / "spans").read_text().splitlines(), 0.0)
+    assert end - begin >= 0.2
+
+
 # --- The steady part of a run ----------------------------------------------------------------------------------------
 
 
-def seated(lane: str) -> Event:
-    return Seated(0.0, Seat(lane, 0, "host", 1), 1)
+def seated(lane: str, worker: int = 0) -> Event:
+    return Seated(0.0, Seat(lane, worker, "host", 1), 1)
 
 
-def measured(lane: str, at: float, wall_seconds: float | None, agent_seconds: float = 0.0) -> Event:
+def judged(lane: str, at: float) -> Event:
+    return Judged(at, f"{lane}-1", lane, Status.DISCARD, "worse")
+
+
+def measured(lane: str, at: float, wall_seconds: float | None, agent_seconds: float = 0.0, *, number: int = 1) -> Event:
     failure = Failure(FailureKind.CONFLICT, "in conflict") if wall_seconds is None else None
     measurement = Measurement(None if failure else 1.0, failure, wall_seconds=wall_seconds or 0.0)
     usage = Usage(seconds=agent_seconds)
-    return Measured(at, Attempt(f"{lane}-1", lane, 1, "propose", "base", None, measurement, usage=usage))
+    return Measured(at, Attempt(f"{lane}-{number}", lane, 1, "propose", "base", None, measurement, usage=usage))
 
 
 def ordered(lane: str, at: float, *, stop: bool = False) -> Event:

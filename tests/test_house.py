@@ -39,10 +39,10 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": (
-        "ports noise evidence pool suspicion layered board draft verdicts orders policies "
+        "ports pace noise evidence pool suspicion layered board draft verdicts orders policies "
         "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
     ),
-    "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
+    "hands": "process guardian slot ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator seating team run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
@@ -68,6 +68,7 @@ EXTRAS = {"optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has
 PURE = {
     "errors",
     "model",
+    "pace",
     "noise",
     "evidence",
     "pool",
@@ -88,6 +89,7 @@ STILL = {
     "fnmatch",
     "functools",
     "hashlib",
+    "heapq",
     "math",
     "typing",
 }

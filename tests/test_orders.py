@@ -41,7 +41,6 @@ from autoresearch_ray.model import (
     Usage,
 )
 from autoresearch_ray.noise import Effects, Noise
-from autoresearch_ray.orders import lanes_wanted
 from autoresearch_ray.policies.bayes import Bayes
 from autoresearch_ray.policies.confirm import Confirm
 from autoresearch_ray.policies.greedy import Greedy
@@ -1365,15 +1364,49 @@ def test_seeds_differ_between_attempts_and_follow_from_the_tag() -> None:
     assert seeds == [each.attempt.measurement.seed for each in events(other) if isinstance(each, Measured)]
 
 
-def test_auto_lanes_follow_from_agent_and_evaluation_seconds() -> None:
+def test_a_lane_that_would_rest_does_so_when_nothing_but_a_proposal_is_wanted() -> None:
     game = Game.of(1)
-    game.board.program = program(lanes="auto")
-    assert lanes_wanted(game.board) == 1  # nothing is known yet
+    game.sit("gpu0b", 0)
     game.turn("gpu0", value(1.0))
+    game.turn("gpu0b", value(1.0))
+    game.turn("gpu0b", value(1.0))
+    assert isinstance(game.turn("gpu0b", value(0.9), rests=True), Remeasure)  # it owes a verdict
+    while isinstance(game.orders["gpu0b"], Remeasure):
+        order = game.turn("gpu0b", value(0.9), rests=True)
+    assert isinstance(order, Stop) and "rests" in order.reason and not order.hard
+    assert game.board.lanes["gpu0b"].pending is None
+    assert "gpu0b" not in orders.unfinished(game.board, 0)
+    game.turn("gpu0", value(1.1), rests=True)
+    assert not isinstance(game.orders["gpu0"], Stop)  # nobody else would work on its slot
+    assert not isinstance(game.sit("gpu0b", 0), Stop)
+    assert game.board.lanes["gpu0b"].sitting == 2
+
+
+def test_a_lane_does_not_rest_while_only_other_slots_work() -> None:
+    game = Game.of(2)
+    for lane in ("gpu0", "gpu1", "gpu0", "gpu1"):
+        game.turn(lane, value(1.0))
+    assert not isinstance(game.turn("gpu0", value(2.0), rests=True), Stop)
+
+
+def test_a_worker_that_comes_back_is_told_which_of_its_lanes_left_something_undone() -> None:
+    game = Game.of(2)
+    game.sit("gpu0b", 0)
+    assert orders.unfinished(game.board, 0) == ("gpu0", "gpu0b")
     game.turn("gpu0", value(1.0))
-    for seconds, lanes in ((1.0, 1), (30.0, 2), (100.0, 3), (10_000.0, 4)):
-        game.board.agent_seconds = seconds
-        assert lanes_wanted(game.board) == lanes
+    game.resume()
+    assert orders.unfinished(game.board, 0) == ("gpu0", "gpu0b")
+
+
+def test_only_a_stop_that_ends_the_run_at_once_is_hard() -> None:
+    game = Game.of(2, hours=1.0)
+    for lane in ("gpu0", "gpu1"):
+        game.turn(lane, value(1.0))
+    game.now = 3700.0
+    order = game.turn("gpu0", value(1.0))
+    assert isinstance(order, Stop) and order.hard
+    order = game.turn("gpu1", value(1.0))
+    assert isinstance(order, Stop) and order.hard
 
 
 def test_what_is_found_adds_up_on_the_best() -> None:

@@ -250,6 +250,53 @@ def test_a_run_may_be_cancelled_at_any_moment(tmp_path: Path, delay_ms: int) -> 
     assert not carrying(marker)
 
 
+def test_the_turn_begins_before_the_command_and_ends_when_nothing_of_it_is_left(tree: Tree) -> None:
+    seen = []
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        wait_for(lambda: bool(standing_by(tree)), "the guardian stands by")
+        seen.append(tree.ready())
+        yield
+        seen.append(tree.all_gone())
+
+    assert tree.run("0", turn=turn()).code == 0
+    assert seen == [False, True]
+
+
+def test_a_turn_that_does_not_come_starts_nothing(tree: Tree) -> None:
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        raise KeyError("too late")
+        yield
+
+    with pytest.raises(KeyError):
+        tree.run(turn=turn())
+    wait_for(lambda: not standing_by(tree), "the guardian ends")
+    assert not tree.ready()
+
+
+def test_a_guardian_that_stands_by_does_not_outlive_the_worker(tree: Tree) -> None:
+    waits = "import contextlib, os, time\n@contextlib.contextmanager\ndef turn():\n    time.sleep(60)\n    yield\n"
+    worker = waits + WORKER.replace("timeout_seconds=60", "timeout_seconds=60, turn=turn()")
+    with subprocess.Popen([sys.executable, "-c", worker, str(tree.folder), tree.marker, *tree.command()]) as dying:
+        wait_for(lambda: bool(standing_by(tree)), "the guardian stands by")
+        dying.kill()
+    wait_for(lambda: not standing_by(tree), "the guardian ends")
+    assert not tree.ready()
+
+
+def standing_by(tree: Tree) -> list[int]:
+    """The guardians that write the tree's log, and have forked away from their worker."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            writes = folder.name.isdigit() and (folder / "fd" / "2").readlink() == tree.folder / "log"
+            if writes and b"guardian" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
 def test_an_exception_in_the_caller_ends_the_command(tree: Tree) -> None:
     def fail(pid: int) -> None:
         wait_for(tree.ready, "the tree stands")
