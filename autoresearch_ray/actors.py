@@ -26,7 +26,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError
-from autoresearch_ray.model import Attempt, Options, Seat
+from autoresearch_ray.model import Attempt, Options, Seat, Spent
 from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
 from autoresearch_ray.worker import Worker, scratch
 
@@ -44,14 +44,17 @@ class _CoordinatorActor:
     def welcome(self) -> Welcome:
         return self._coordinator.welcome()
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
-        return self._coordinator.sit(seat)
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
+        return self._coordinator.sit(seat, spent)
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         return self._coordinator.claim(lane, id, tree)
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         return self._coordinator.submit(attempt, bundle, logs)
+
+    def left(self, spent: Spent) -> None:
+        self._coordinator.left(spent)
 
     def close(self, reason: str, hard: bool, failed: bool) -> None:
         self._coordinator.close(reason, hard, failed)
@@ -95,8 +98,8 @@ class _Desk:
         welcome: Welcome = ray.get(self._coordinator.welcome.remote())
         return welcome
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
-        sat: tuple[int, Reply] = ray.get(self._coordinator.sit.remote(seat))
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
+        sat: tuple[int, Reply] = ray.get(self._coordinator.sit.remote(seat, spent))
         return sat
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
@@ -106,6 +109,9 @@ class _Desk:
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         reply: Reply = ray.get(self._coordinator.submit.remote(attempt, bundle, logs))
         return reply
+
+    def left(self, spent: Spent) -> None:
+        ray.get(self._coordinator.left.remote(spent))
 
 
 class Cluster:

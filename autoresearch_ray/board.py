@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 from autoresearch_ray import suspicion
+from autoresearch_ray.account import Account
 from autoresearch_ray.evidence import Evidence
 from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
@@ -27,6 +28,7 @@ from autoresearch_ray.model import (
     Failure,
     FailureKind,
     Judged,
+    Left,
     Measured,
     Measurement,
     Moved,
@@ -106,6 +108,7 @@ class Board:
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
+        self.account = Account(opened.at)
         self.effects = Effects()
         self.pool = Pool()
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
@@ -236,6 +239,7 @@ class Board:
                 raise ValueError("a board is opened once, by its constructor")
             case Resumed(at=at, program=program):
                 self._live_seconds += max(0.0, self.last_at - self._session_started)
+                self.account.resumed(self.last_at, at)
                 self._session_started = self.last_at = at  # a clock that was once ahead does not use up the hours
                 self.program = program
                 self.closed = None
@@ -248,15 +252,19 @@ class Board:
                         machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
                     )
-            case Seated(seat=seat, sitting=sitting):
+            case Seated(seat=seat, sitting=sitting, at=at):
+                self.account.seated(event.spent, at)
                 known = self.lanes.get(seat.lane)
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
                 moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
                 calibrated = lane.calibrated and not moved
                 self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True, calibrated=calibrated)
+            case Left(spent=spent, at=at):
+                self.account.left(spent, at)
             case Vacated(lane=name):
                 self.lanes[name].present = False
+                self.account.died(self.lanes[name].seat.worker)
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at = order, at
@@ -265,6 +273,7 @@ class Board:
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
             case Measured(attempt=attempt, at=at):
+                self.account.report(attempt.spent, at)
                 self._measured(attempt, at)
             case Judged():
                 self._judged(event)
@@ -474,6 +483,7 @@ class Board:
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
         fork.counts = self.counts.copy()
+        fork.account = self.account.fork()
         fork.effects = copy.copy(self.effects)
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()

@@ -27,6 +27,7 @@ from autoresearch_ray.model import (
     Experiment,
     FailureKind,
     Holdout,
+    Left,
     Moved,
     Order,
     Past,
@@ -35,6 +36,7 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Seat,
+    Spent,
     Status,
     Stop,
     Vacated,
@@ -82,11 +84,11 @@ class Coordinator:
         program = self._board.program
         return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         with self._lock:
             self._claims.pop(seat.lane, None)
             self._known[seat.lane] = deque([self._board.opened.base], maxlen=_KNOWN)
-            events, order = orders.sit(self._board, seat, self._clock(), self._policy)
+            events, order = orders.sit(self._board, seat, self._clock(), self._policy, spent)
             self._record(events)
             return self._board.lanes[seat.lane].sitting, self._reply(seat.lane, order)
 
@@ -113,6 +115,10 @@ class Coordinator:
                 self._learn(attempt)
             self._record(events)
             return self._reply(attempt.lane, order)
+
+    def left(self, spent: Spent) -> None:
+        with self._lock:
+            self._record([Left(self._clock(), spent)])
 
     # --- For the driver ----------------------------------------------------------------------------------------------
 

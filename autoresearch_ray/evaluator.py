@@ -19,9 +19,10 @@ from pathlib import Path
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError, SetupError
-from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
+from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources, Use
 from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
+from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
@@ -47,6 +48,7 @@ class Slot:
 
     gpus: tuple[str, ...]
     cores: int
+    clock: SlotClock = field(default_factory=SlotClock)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -185,7 +187,7 @@ class Evaluator:
         with self.slot.lock:
             if signals.drain.is_set():
                 return None
-            with self.monitor.watch() as watch:
+            with self.monitor.watch() as watch, self.slot.clock.measuring():
                 ended = process.run(
                     command,
                     cwd=trial.tree / self.welcome.prefix,
@@ -199,7 +201,8 @@ class Evaluator:
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
-        read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
+        with self.slot.clock.doing(Use.PARSE):
+            read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
         if signals.halt.is_set():
             return None
         return replace(
@@ -335,7 +338,7 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
-        with self.slot.lock:
+        with self.slot.lock, self.slot.clock.doing(Use.GUARD):
             ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -22,9 +23,10 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AgentError, GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
-from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
+from autoresearch_ray.model import Attempt, Options, Seat, Use
+from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Taken, Welcome, named
 from autoresearch_ray.researcher import Researcher
+from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
 
 _LOOK_SECONDS = 1.0  # between two looks at lanes that may have been added meanwhile
@@ -67,6 +69,7 @@ class Worker:
     cores: int
     environ: Mapping[str, str]
     signals: Signals = field(default_factory=Signals)
+    _clock: SlotClock = field(init=False)
     _welcome: Welcome = field(init=False)
     _folder: Path = field(init=False)
     _store: Store = field(init=False)
@@ -79,6 +82,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until the desk says stop. Raises what ended a lane, once the others have finished what they measure."""
+        self._clock = SlotClock(self.index, time.time())
         self._move_in()
         try:
             self._evaluator.set_up(self.signals.halt)
@@ -92,10 +96,12 @@ class Worker:
             trees.remove(self._folder)
             with suppress(OSError):  # others of this node may still work beside us
                 self._folder.parent.rmdir()
+        self.desk.left(self._clock.spent())
 
     def _move_in(self) -> None:
         """A folder of its own, swept clean of what an earlier life of this worker may have left running."""
-        self._welcome = self.desk.welcome()
+        with self._clock.doing(Use.COORDINATOR):
+            self._welcome = self.desk.welcome()
         node = scratch(self._welcome)
         _private(node.parent)
         self._folder = node / f"worker{self.index}"
@@ -114,7 +120,7 @@ class Worker:
             store=self._store,
             folder=self._folder,
             shared=node / "setup",
-            slot=Slot(self.gpus, self.cores),
+            slot=Slot(self.gpus, self.cores, self._clock),
             monitor=monitor,
             environ=self._environ,
         )
@@ -142,11 +148,20 @@ class Worker:
                 self._lanes.append(self._pool.submit(self._lane, len(self._lanes)))
 
     def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
-        reply = self.desk.submit(attempt, bundle, logs)
+        with self._clock.doing(Use.COORDINATOR):
+            reply = self.desk.submit(replace(attempt, spent=self._clock.spent()), bundle, logs)
         self._grow(reply.lanes)
         return reply
 
+    def _claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        with self._clock.doing(Use.COORDINATOR):
+            return self.desk.claim(lane, id, tree)
+
     def _lane(self, number: int) -> None:
+        with self._clock.doing(Use.TREES):
+            self._research(number)
+
+    def _research(self, number: int) -> None:
         options = self._welcome.program.options
         lane = lane_name(options, self.index, number)
         folder = self._folder / lane
@@ -155,14 +170,15 @@ class Worker:
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
         setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
-        sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
+        with self._clock.doing(Use.COORDINATOR):
+            sitting, reply = self.desk.sit(replace(self._seat, lane=lane), self._clock.spent())
         self._grow(reply.lanes)
         Researcher(
             lane=lane,
             sitting=sitting,
             welcome=self._welcome,
             submit=self._submit,
-            claim=self.desk.claim,
+            claim=self._claim,
             store=self._store,
             agent=_agent(setup),
             evaluator=self._evaluator,

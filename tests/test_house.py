@@ -39,10 +39,11 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": (
-        "ports noise evidence pool suspicion layered board draft verdicts orders policies "
-        "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
+        "ports noise evidence pool suspicion layered account board draft verdicts orders policies "
+        "markdown metrics sections program advice brief proposals certainty timesheet results report picture sameness "
+        "merge"
     ),
-    "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
+    "hands": "process guardian ledger bare tree store repo slot_clock evaluator reading monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
@@ -73,6 +74,7 @@ PURE = {
     "pool",
     "suspicion",
     "layered",
+    "account",
     "board",
     "draft",
     "verdicts",
