@@ -1,9 +1,11 @@
 """Where the time went: every second of every slot, by its use, from the reports of the workers.
 
 A worker's report tells all that its slot has spent in this life of the worker, so the last one is enough. What no
-report covers is down: before the worker began, between its death and its next life, after it had finished. Only sums are
-kept, and the time that a run lay stopped counts for nobody. Times are the coordinator's, in seconds since the epoch; the
-parts of a slot differ from its wall clock by as much as the clocks of worker and coordinator differ in speed.
+report covers is down: before the worker began, between its death and its next life, after it had finished. Only sums
+are kept, and the time that a run lay stopped counts for nobody.
+
+Times are the coordinator's, in seconds since the epoch. A life is placed among them by its first report, which tells
+how old it is; from then on it goes by the worker's clock. So the parts of a slot add up to its wall clock.
 """
 
 from __future__ import annotations
@@ -38,15 +40,20 @@ PARTS: Mapping[Part, tuple[Use, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The account of one slot. `past` are its lives that are over and the times between; `life` is the present one."""
+    """The account of one slot: lives of its worker that are over, times between them, and the present life."""
 
-    since: float | None  # the name of the present life
-    life: Mapping[Use, float]
     past: Mapping[Use, float]
-    until: float  # up to here in this session, all is accounted for
-    then: Use  # and from there on, while nothing is reported
+    life: Mapping[Use, float]
+    name: float | None  # of the present life
+    start: float  # of that
+    then: Use  # what the slot does from the end of its latest report on
     began: float | None  # when this session began; None if the slot has no part in it
     wall_before: float = 0.0  # of earlier sessions
+
+    @property
+    def until(self) -> float:
+        """Up to here in this session, every second has its use."""
+        return self.start + sum(self.life.values())
 
     def wall_seconds(self, now: float) -> float:
         """The wall clock of the sessions that the slot has had a part in."""
@@ -57,6 +64,12 @@ class Slot:
         rest = {} if self.began is None else {self.then: max(0.0, now - self.until)}
         return together((self.past, self.life, rest))
 
+    def over(self, at: float) -> Slot:
+        """The slot once its present life is over; what comes after its last report, until `at`, is down."""
+        down = Use.DIED if self.then is Use.UNREPORTED else self.then
+        past = together((self.past, self.life, {down: max(0.0, at - self.until)}))
+        return replace(self, past=past, life={}, name=None, start=at)
+
 
 class Account:
     """Of all slots, by the number of their worker."""
@@ -66,30 +79,32 @@ class Account:
         self.slots: dict[int, Slot] = {}
         self._session_began = at
 
-    def report(self, spent: Spent | None, at: float) -> None:
-        """A report of a worker's present life; of an earlier one it comes too late."""
+    def report(self, spent: Spent | None) -> None:
+        """A report of a worker's present life. One of an earlier life, or that was overtaken, comes too late."""
         slot = self.slots.get(spent.worker) if spent else None
-        if spent is not None and slot is not None and slot.since == spent.since:
-            self.slots[spent.worker] = replace(slot, life=spent.seconds, until=at, then=Use.UNREPORTED)
+        if spent is None or slot is None or slot.name != spent.since:
+            return
+        if sum(spent.seconds.values()) >= sum(slot.life.values()):
+            self.slots[spent.worker] = replace(slot, life=spent.seconds)
 
     def seated(self, spent: Spent | None, at: float) -> None:
         """A lane sits down. The first one of a new life tells when that began: until then the slot was down."""
         if spent is None:
             return
         began = self._session_began
-        slot = self.slots.get(spent.worker) or Slot(None, {}, {}, began, Use.STARTING, None)
+        slot = self.slots.get(spent.worker) or Slot({}, {}, None, began, Use.STARTING, None)
         if slot.began is None:
-            slot = replace(slot, until=began, then=Use.STARTING, began=began)
-        if slot.since != spent.since:
-            slot = _ended(slot, at - sum(spent.seconds.values()))
-        self.slots[spent.worker] = replace(slot, since=spent.since)
-        self.report(spent, at)
+            slot = replace(slot, start=began, then=Use.STARTING, began=began)
+        if slot.name != spent.since:
+            slot = slot.over(at - sum(spent.seconds.values()))
+        self.slots[spent.worker] = replace(slot, name=spent.since, then=Use.UNREPORTED)
+        self.report(spent)
 
-    def left(self, spent: Spent, at: float) -> None:
+    def left(self, spent: Spent) -> None:
         """The last report of a worker that has come to its end."""
-        self.report(spent, at)
+        self.report(spent)
         slot = self.slots.get(spent.worker)
-        if slot is not None and slot.since == spent.since:
+        if slot is not None and slot.name == spent.since:
             self.slots[spent.worker] = replace(slot, then=Use.FINISHED)
 
     def died(self, worker: int) -> None:
@@ -103,7 +118,7 @@ class Account:
         for worker, slot in self.slots.items():
             if slot.began is not None:
                 wall = slot.wall_seconds(ended)
-                self.slots[worker] = replace(_ended(slot, ended), began=None, wall_before=wall)
+                self.slots[worker] = replace(slot.over(ended), began=None, wall_before=wall)
         self._session_began = at
 
     def fork(self) -> Account:
@@ -136,10 +151,3 @@ def parts(seconds: Mapping[Use, float]) -> dict[Part, dict[Use, float]]:
     """The same by part; parts that nothing went to are left out."""
     found = {part: {use: seconds[use] for use in uses if use in seconds} for part, uses in PARTS.items()}
     return {part: uses for part, uses in found.items() if uses}
-
-
-def _ended(slot: Slot, at: float) -> Slot:
-    """The slot once its present life is over; what came after its last report, until `at`, is down."""
-    down = Use.DIED if slot.then is Use.UNREPORTED else slot.then
-    past = together((slot.past, slot.life, {down: max(0.0, at - slot.until)}))
-    return replace(slot, since=None, life={}, past=past, until=at)

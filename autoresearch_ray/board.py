@@ -260,8 +260,8 @@ class Board:
                 moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
                 calibrated = lane.calibrated and not moved
                 self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True, calibrated=calibrated)
-            case Left(spent=spent, at=at):
-                self.account.left(spent, at)
+            case Left(spent=spent):
+                self.account.left(spent)
             case Vacated(lane=name):
                 self.lanes[name].present = False
                 self.account.died(self.lanes[name].seat.worker)
@@ -273,7 +273,7 @@ class Board:
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
             case Measured(attempt=attempt, at=at):
-                self.account.report(attempt.spent, at)
+                self.account.report(attempt.spent)
                 self._measured(attempt, at)
             case Judged():
                 self._judged(event)

@@ -230,7 +230,13 @@ def _plain(value: Any) -> str:
 
 @click.command()
 @click.option("--format", "kind", type=click.Choice(("tsv", "jsonl", "csv")), help="Default: tsv.")
-@click.option("--what", type=click.Choice(("experiments", "account")), default="experiments", show_default=True)
+@click.option(
+    "--what",
+    type=click.Choice(("experiments", "account")),
+    default="experiments",
+    show_default=True,
+    help="All experiments, or what each slot's time went to.",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout.")
 @reading(document=True)
 def export(
