@@ -91,7 +91,8 @@ class Story:
             self.is_down(worker, self.gone.pop(worker, Use.DIED), self.now - sum(spent.seconds.values()))
         self.sat[worker] = spent.since
         self.told[worker] = self.now
-        self.tell(Seated(self.now, Seat(f"gpu{worker}{lane}", worker, "host", 1), 1, spent))
+        lane = f"gpu{worker}{lane}" if f"gpu{worker}" in self.board.lanes else f"gpu{worker}"
+        self.tell(Seated(self.now, Seat(lane, worker, "host", 1), 1, spent))
         self.seen.append(spent)
 
     def is_down(self, worker: int, use: Use, until: float) -> None:
