@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from autoresearch_ray import seating
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError, LedgerError
-from autoresearch_ray.model import Attempt, Options, Seat
+from autoresearch_ray.model import Attempt, Options, Seat, Spent
 from autoresearch_ray.ports import Reply, Taken, Welcome
 from autoresearch_ray.team import Team
 from autoresearch_ray.worker import scratch
@@ -53,14 +53,17 @@ class _CoordinatorActor:
     def welcome(self) -> Welcome:
         return self._coordinator.welcome()
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
-        return self._coordinator.sit(seat)
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
+        return self._coordinator.sit(seat, spent)
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         return self._coordinator.claim(lane, id, tree)
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         return self._coordinator.submit(attempt, bundle, logs)
+
+    def left(self, spent: Spent) -> None:
+        self._coordinator.left(spent)
 
     def close(self, reason: str, hard: bool, failed: bool) -> None:
         self._coordinator.close(reason, hard, failed)
@@ -109,8 +112,8 @@ class _Desk:
         welcome: Welcome = _answer(self._coordinator.welcome.remote())
         return welcome
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
-        sat: tuple[int, Reply] = _answer(self._coordinator.sit.remote(seat))
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
+        sat: tuple[int, Reply] = _answer(self._coordinator.sit.remote(seat, spent))
         return sat
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
@@ -120,6 +123,9 @@ class _Desk:
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         reply: Reply = _answer(self._coordinator.submit.remote(attempt, bundle, logs))
         return reply
+
+    def left(self, spent: Spent) -> None:
+        _answer(self._coordinator.left.remote(spent))
 
 
 def _answer(reference: Any) -> Any:

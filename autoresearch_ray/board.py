@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 from autoresearch_ray import suspicion
+from autoresearch_ray.account import Account
 from autoresearch_ray.evidence import Evidence
 from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
@@ -27,6 +28,7 @@ from autoresearch_ray.model import (
     Failure,
     FailureKind,
     Judged,
+    Left,
     Measured,
     Measurement,
     Moved,
@@ -106,6 +108,7 @@ class Board:
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
+        self.account = Account(opened.at)
         self.effects = Effects()
         self.pool = Pool()
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
@@ -237,6 +240,7 @@ class Board:
             case Resumed(at=at, program=program):
                 died = self.closed is None  # who stops a run on purpose interrupts nothing
                 self._live_seconds += max(0.0, self.last_at - self._session_started)
+                self.account.resumed(self.last_at, at)
                 self._session_started = self.last_at = at  # a clock that was once ahead does not use up the hours
                 self.program = program
                 self.closed = None
@@ -250,7 +254,8 @@ class Board:
                         machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
                     )
-            case Seated(seat=seat, sitting=sitting):
+            case Seated(seat=seat, sitting=sitting, at=at):
+                self.account.seated(event.spent, at)
                 known = self.lanes.get(seat.lane)
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
@@ -265,10 +270,13 @@ class Board:
                     calibrated=calibrated,
                     interruptions=interruptions,
                 )
+            case Left(spent=spent):
+                self.account.left(spent)
             case Vacated(lane=name):
                 lane = self.lanes[name]
                 lane.interruptions += lane.active
                 lane.present = False
+                self.account.died(lane.seat.worker)
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at, lane.interruptions = order, at, 0
@@ -277,6 +285,7 @@ class Board:
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
             case Measured(attempt=attempt, at=at):
+                self.account.report(attempt.spent)
                 self._measured(attempt, at)
             case Judged():
                 self._judged(event)
@@ -485,6 +494,7 @@ class Board:
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
         fork.counts = self.counts.copy()
+        fork.account = self.account.fork()
         fork.effects = copy.copy(self.effects)
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()

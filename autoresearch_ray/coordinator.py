@@ -29,6 +29,7 @@ from autoresearch_ray.model import (
     Experiment,
     FailureKind,
     Holdout,
+    Left,
     Moved,
     Order,
     Past,
@@ -37,6 +38,7 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Seat,
+    Spent,
     Status,
     Stop,
     Vacated,
@@ -86,11 +88,11 @@ class Coordinator:
         program = self._board.program
         return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         with self._lock:
             self._claims.pop(seat.lane, None)
             self._known[seat.lane] = self._only_the_base()
-            events, order = orders.sit(self._board, seat, self._clock(), self._policy)
+            events, order = orders.sit(self._board, seat, self._clock(), self._policy, spent)
             self._record(events)
             reply = self._reply(seat.lane, order)
             return self._board.lanes[seat.lane].sitting, replace(
@@ -123,6 +125,10 @@ class Coordinator:
         if events and turn % _TIDY == 0:
             self._tidy()
         return reply
+
+    def left(self, spent: Spent) -> None:
+        with self._lock:
+            self._record([Left(self._clock(), spent)])
 
     # --- For the driver ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError, SetupError
-from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
+from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources, Use
 from autoresearch_ray.ports import Monitor, Signals, Watch, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
 from autoresearch_ray.slot import Slot as Slot
@@ -200,7 +200,8 @@ class Evaluator:
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
-        read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
+        with self.slot.clock.doing(Use.PARSE):
+            read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
         if signals.halt.is_set():
             return None
         return replace(
@@ -218,7 +219,7 @@ class Evaluator:
         with self.slot.taken(trial.lane):
             if trial.signals.drain.is_set():
                 raise _DrainedError
-            with watch:
+            with self.slot.clock.measuring(), watch:
                 yield
 
     def _checkout(self, tree: Path, commit: str) -> None:
@@ -345,7 +346,7 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
-        with self.slot.taken(trial.lane):
+        with self.slot.taken(trial.lane), self.slot.clock.doing(Use.GUARD):
             ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)

@@ -356,6 +356,42 @@ class Attempt:
     left_out: tuple[str, ...] = ()
     reply_seconds: float | None = None  # that the order took to come, from the hand-in before it
     rests: bool = False  # its lane would rest now, where nothing but a proposal is wanted of it
+    spent: Spent | None = None
+
+
+# --- Where the time goes ---------------------------------------------------------------------------------------------
+
+
+class Use(StrEnum):
+    """What a second of a slot goes to. Its lanes may do several things at once: then it is the first of these."""
+
+    CANDIDATES = "candidates"  # measuring what agents proposed
+    GROUPS = "groups"  # measuring changes that were brought together
+    AGAIN = "again"  # measuring once more what is too close to call, is compared with, or would be the best
+    BASELINES = "baselines"
+    HOLDOUT = "holdout"
+    LOST = "lost"  # an evaluation of which nothing came: the machine failed, or it was interrupted
+    GUARD = "guard"
+    PARSE = "parse"
+    TREES = "trees"  # clean trees, commits, bundles, and all else that a lane does by itself
+    SETUP = "setup"  # the worker moves in or out, and the program's Setup
+    COORDINATOR = "coordinator"  # a call to the desk is under way
+    AGENT = "agent"  # every lane that works waits for its agent
+    BACKING_OFF = "backing off"  # the agents' provider is not to be asked for a while
+    RESTING = "resting"  # lanes that are not wanted
+    STARTING = "starting"  # the session has begun, and the worker has not
+    DIED = "died"  # from a worker's last report to its next life, or to the end
+    FINISHED = "finished"  # the worker had nothing left to do, and others had
+    UNREPORTED = "not yet reported"  # since the last report of a worker that is there
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a slot has spent since its worker began: all of it in every report, so none is missed or counted twice."""
+
+    worker: int
+    since: float  # when this life of the worker began, by the clock of its machine: the name of it
+    seconds: Mapping[Use, float]
 
 
 # --- Verdicts: what people read --------------------------------------------------------------------------------------
@@ -485,7 +521,17 @@ class Seated:
     at: float
     seat: Seat
     sitting: int
+    spent: Spent | None = None
     event: Literal["seated"] = "seated"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A worker has come to its end, in order: this is its last report."""
+
+    at: float
+    spent: Spent
+    event: Literal["left"] = "left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,5 +640,17 @@ class Closed:
 
 
 Event = (
-    Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Nominated | Published | Refused | Closed
+    Opened
+    | Resumed
+    | Seated
+    | Left
+    | Vacated
+    | Ordered
+    | Measured
+    | Judged
+    | Moved
+    | Nominated
+    | Published
+    | Refused
+    | Closed
 )

@@ -34,6 +34,7 @@ from autoresearch_ray.model import (
     Rule,
     Seat,
     Seated,
+    Spent,
     Stop,
     Vacated,
 )
@@ -88,11 +89,11 @@ def _id(order: Order | None) -> str | None:
     return None if order is None or isinstance(order, Stop) else order.id
 
 
-def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Event], Order]:
+def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | None = None) -> tuple[list[Event], Order]:
     """A lane takes its seat, for the first time or again. What it left unfinished is ordered again, as it was."""
     known = board.lanes.get(seat.lane)
     draft = Draft(board, seat.lane, now, policy)
-    draft.note(Seated(now, seat, known.sitting + 1 if known else 1))
+    draft.note(Seated(now, seat, known.sitting + 1 if known else 1, spent))
     left = known.order if known else None
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)

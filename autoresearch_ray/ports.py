@@ -25,6 +25,7 @@ from autoresearch_ray.model import (
     Proposal,
     Resources,
     Seat,
+    Spent,
 )
 
 
@@ -183,7 +184,7 @@ class Desk(Protocol):
 
     def welcome(self) -> Welcome: ...
 
-    def sit(self, seat: Seat) -> tuple[int, Reply]:
+    def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         """Take a seat (again). Returns the sitting's number and the first order."""
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
@@ -195,6 +196,9 @@ class Desk(Protocol):
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""
+
+    def left(self, spent: Spent) -> None:
+        """The last word of a worker that has come to its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from autoresearch_ray.certainty import (
 )
 from autoresearch_ray.model import MEMORY, Experiment, Status
 from autoresearch_ray.results import described, duration, gained, leaderboard, line, near_misses, signed, why
+from autoresearch_ray.timesheet import slots_table, uses_table
 
 NEAR_MISSES = 10  # listed in the report
 DIFF_LINES = 400  # of the best diff in the report: about what one reads in a sitting
@@ -50,6 +51,7 @@ def markdown(board: Board, diff: str, picture: str | None) -> str:
         f"![Progress]({picture})" if picture else "",
         _section("Caveats", _bullets(_caveats(board))),
         _section("What it took", _bullets(_costs(board))),
+        _section("Where the time went", _account(board)),
         _section("Noise", _noise(board)),
         _section("Lanes", _lanes(board)),
         _section("Kept", _kept(board)),
@@ -136,6 +138,11 @@ def _costs(board: Board) -> Iterable[str]:
     if said:
         read, wrote = sum(each.input_tokens or 0 for each in said), sum(each.output_tokens or 0 for each in said)
         yield f"{read:,} tokens in, {wrote:,} out"
+
+
+def _account(board: Board) -> str:
+    tables = (uses_table(board, board.last_at), slots_table(board, board.last_at))
+    return "\n\n".join(_table(head, rows) for head, *rows in filter(None, tables))
 
 
 def _noise(board: Board) -> str:

@@ -26,6 +26,7 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Stop,
+    Use,
 )
 from autoresearch_ray.ports import Agent, Reply, Signals, Taken, Welcome
 from autoresearch_ray.proposals import sane, together, told
@@ -83,7 +84,9 @@ class Researcher:
         if isinstance(made, Failure):
             return replace(attempt, measurement=Measurement(None, made))
         attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines, tree=made.tree)
-        measurement = self._measured(order, made.commit)
+        with self.evaluator.slot.clock.trial(_use(order, self.welcome.base)) as trial:
+            measurement = self._measured(order, made.commit)
+            trial.counts = measurement is not None and not _machine(measurement)
         return replace(attempt, measurement=measurement) if measurement else None
 
     def _made(self, attempt: Attempt, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
@@ -123,7 +126,8 @@ class Researcher:
         checkout, log = tree / self.welcome.prefix, self._log(order.id, "agent.")
         began = time.monotonic()
         try:
-            proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
+            with self.evaluator.slot.clock.doing(Use.AGENT):
+                proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
         except Exception as error:  # noqa: BLE001
             proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
         return sane(proposal, time.monotonic() - began)
@@ -163,6 +167,23 @@ class Researcher:
                 logs[path.name] = file.read()
             trees.remove(path)
         return logs
+
+
+def _machine(measurement: Measurement) -> bool:
+    return measurement.failure is not None and measurement.failure.kind is FailureKind.MACHINE
+
+
+def _use(order: Work, base: str) -> Use:
+    """What the slot's seconds go to while it measures what was ordered."""
+    match order:
+        case Propose():
+            return Use.CANDIDATES
+        case Replay():
+            return Use.GROUPS
+        case Remeasure(commit=commit):
+            return Use.BASELINES if commit == base else Use.AGAIN
+        case Holdout():
+            return Use.HOLDOUT
 
 
 _UNDONE = Failure(FailureKind.MACHINE, "not carried out")

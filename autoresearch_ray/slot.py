@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from autoresearch_ray.model import Order, Propose, Stop
 from autoresearch_ray.pace import Pace
+from autoresearch_ray.slot_clock import SlotClock
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Slot:
 
     gpus: tuple[str, ...]
     cores: int
+    clock: SlotClock = field(default_factory=SlotClock)
     lock: threading.Lock = field(default_factory=threading.Lock)
     _pace: Pace = field(default_factory=Pace, init=False)
     _pacing: threading.Lock = field(default_factory=threading.Lock, init=False)

@@ -22,10 +22,11 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
 from autoresearch_ray.evaluator import Evaluator, allowed
-from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop
-from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
+from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
+from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Taken, Welcome, named
 from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.slot import Slot
+from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
 
 _LOOK_SECONDS = 1.0  # between two looks at how busy the slot is
@@ -73,6 +74,7 @@ class Worker:
     cores: int
     environ: Mapping[str, str]  # of this machine, with the mark of the worker's own processes
     signals: Signals = field(default_factory=Signals)
+    _clock: SlotClock = field(init=False)
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
@@ -84,6 +86,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until the desk says stop. Raises what ended a lane, once the others have finished what they measure."""
+        self._clock = SlotClock(self.index, time.time())
         self._move_in()
         try:
             self._evaluator.set_up(self.signals.halt)
@@ -95,6 +98,7 @@ class Worker:
                 self._wait_for_lanes()
         finally:
             trees.remove(self.folder)
+        self._ask(lambda: self.desk.left(self._clock.spent()))
 
     def _move_in(self) -> None:
         self.folder.mkdir()
@@ -107,7 +111,7 @@ class Worker:
             store=self.store,
             folder=self.folder,
             shared=scratch(self.welcome) / "setup",
-            slot=Slot(self.gpus, self.cores),
+            slot=Slot(self.gpus, self.cores, self._clock),
             monitor=monitor,
             environ=self.environ,
         )
@@ -174,23 +178,27 @@ class Worker:
             self._failing = failure is not None and failure.kind in IDLE_AGENT
         rests = self.welcome.program.options.lanes == "auto" and self._evaluator.slot.spares(attempt.lane)
         attempt = replace(attempt, rests=rests)
-        reply = self._until_written(lambda: self.desk.submit(attempt, bundle, logs))
+        reply = self._ask(lambda: self.desk.submit(replace(attempt, spent=self._clock.spent()), bundle, logs))
         self._told(attempt.lane, reply.order, rests)
         return reply
 
-    def _until_written(self, call: Callable[[], _Answer]) -> _Answer:
-        """Ask again while the head cannot write, for what was measured is worth more than the time of this slot.
+    def _claim(self, lane: str, id: str, tree: str) -> Taken | None:
+        return self._ask(lambda: self.desk.claim(lane, id, tree))
+
+    def _ask(self, call: Callable[[], _Answer]) -> _Answer:
+        """Ask the desk, and again while the head cannot write: what was measured is worth more than the time it takes.
 
         Raises the `LedgerError` in the end, or when the run is to stop.
         """
         deadline, pause = time.monotonic() + _ROOM_SECONDS, 0.5
-        while True:
-            try:
-                return call()
-            except LedgerError:
-                if time.monotonic() > deadline or self.signals.drain.wait(pause):
-                    raise
-            pause = min(2 * pause, 30.0)
+        with self._clock.doing(Use.COORDINATOR):
+            while True:
+                try:
+                    return call()
+                except LedgerError:
+                    if time.monotonic() > deadline or self.signals.drain.wait(pause):
+                        raise
+                pause = min(2 * pause, 30.0)
 
     def _told(self, lane: str, order: Order, rests: bool = False) -> None:
         self._evaluator.slot.told(lane, order)
@@ -200,6 +208,10 @@ class Worker:
         self._look.set()
 
     def _lane(self, lane: str) -> None:
+        with self._clock.doing(Use.TREES):
+            self._research(lane)
+
+    def _research(self, lane: str) -> None:
         options = self.welcome.program.options
         folder = self.folder / lane
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +220,7 @@ class Worker:
         state.mkdir(parents=True, exist_ok=True)
         setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ())
         seat = replace(self._seat, lane=lane)
-        sitting, reply = self._until_written(lambda: self.desk.sit(seat))
+        sitting, reply = self._ask(lambda: self.desk.sit(seat, self._clock.spent()))
         self._unfinished = reply.unfinished
         self._told(lane, reply.order)
         Researcher(
@@ -216,7 +228,7 @@ class Worker:
             sitting=sitting,
             welcome=self.welcome,
             submit=self._submit,
-            claim=self.desk.claim,
+            claim=self._claim,
             store=self.store,
             agent=_agent(setup),
             evaluator=self._evaluator,

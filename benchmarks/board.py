@@ -8,13 +8,15 @@ from dataclasses import replace
 import click
 
 from autoresearch_ray import ledger
+from autoresearch_ray.account import PARTS, Part
 from autoresearch_ray.board import replay
-from autoresearch_ray.model import Attempt, Failure, FailureKind, Resources, Usage
+from autoresearch_ray.model import Attempt, Failure, FailureKind, Resources, Spent, Usage
 from autoresearch_ray.policies.bayes import Bayes
 from benchmarks import Row, conclude, machine
 from benchmarks.world import Landscape, Run
 
 _TARGET_SECONDS = 5.0
+_USES = (*PARTS[Part.MEASURING], *PARTS[Part.SETTING_UP])  # about as many as a slot has after a while
 _TAIL = "".join(f'  File "train.py", line {number}, in forward\n' for number in range(30))
 
 
@@ -41,8 +43,10 @@ def _full(attempt: Attempt) -> Attempt:
     failure = Failure(FailureKind.CRASH, "exit status 1", _TAIL) if attempt.measurement.failure else None
     measurement = replace(attempt.measurement, failure=failure, exit_code=bool(failure), resources=resources)
     usage = Usage(31.5, 21034, 1203, 0.0612) if attempt.line else Usage()
+    spent = Spent(int(attempt.lane.removeprefix("gpu")), 0.0, {use: round(33.333 * number, 3) for use in _USES})
     return replace(
         attempt,
+        spent=spent,
         idea=f"{attempt.idea}: " + "a wider window and a warmer start" * 2,
         measurement=measurement,
         usage=usage,

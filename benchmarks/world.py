@@ -33,6 +33,7 @@ from autoresearch_ray.model import (
     Replay,
     Scope,
     Seat,
+    Spent,
     Stop,
     Usage,
 )
@@ -159,7 +160,7 @@ class Run:
         for index in range(lanes):
             device = f"class {index % len(landscape.biases)}"
             seat = Seat(f"gpu{index}", index, "host", 1, device, device_class=device)
-            events, order = orders.sit(run.board, seat, 0.0, policy)
+            events, order = orders.sit(run.board, seat, 0.0, policy, Spent(index, 0.0, {}))
             run._apply(events)
             run._start(seat.lane, order)
         return run

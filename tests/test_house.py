@@ -39,10 +39,11 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": (
-        "ports pace noise evidence pool suspicion layered board draft verdicts orders policies "
-        "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
+        "ports pace noise evidence pool suspicion layered account board draft verdicts orders policies "
+        "markdown metrics sections program advice brief proposals certainty timesheet results report picture sameness "
+        "merge"
     ),
-    "hands": "process guardian slot ledger bare tree store repo evaluator reading monitors agents",
+    "hands": "process guardian slot_clock slot ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator seating team run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
@@ -74,6 +75,7 @@ PURE = {
     "pool",
     "suspicion",
     "layered",
+    "account",
     "board",
     "draft",
     "verdicts",

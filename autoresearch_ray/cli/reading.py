@@ -230,21 +230,34 @@ def _plain(value: Any) -> str:
 
 @click.command()
 @click.option("--format", "kind", type=click.Choice(("tsv", "jsonl", "csv")), help="Default: tsv.")
+@click.option(
+    "--what",
+    type=click.Choice(("experiments", "account")),
+    default="experiments",
+    show_default=True,
+    help="All experiments, or what each slot's time went to.",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of stdout.")
 @reading(document=True)
-def export(kind: str | None, output: Path | None, tag: str | None, folder: Path | None, as_json: bool) -> None:
+def export(
+    kind: str | None, what: str, output: Path | None, tag: str | None, folder: Path | None, as_json: bool
+) -> None:
     """All results as results.tsv (five columns), results.jsonl or CSV. --json means --format jsonl.
+
+    The account says what the time of each slot went to, in seconds: a row for each slot and use.
 
     \b
     Example:
         autoresearch-ray export > results.tsv
         autoresearch-ray export --format csv -o results.csv
+        autoresearch-ray export --what account
     """
-    from autoresearch_ray import results
+    from autoresearch_ray import results, timesheet
 
     _, board = _load(tag, folder)
     kind = kind or ("jsonl" if as_json else "tsv")
-    text = {"tsv": results.tsv, "jsonl": results.jsonl, "csv": results.csv}[kind](board)
+    source = {"experiments": results, "account": timesheet}[what]
+    text = {"tsv": source.tsv, "jsonl": source.jsonl, "csv": source.csv}[kind](board)
     if output is None:
         click.echo(text, nl=False)
     else:

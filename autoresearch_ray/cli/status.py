@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autoresearch_ray import timesheet
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import (
     confirmed,
@@ -32,7 +33,7 @@ class Pace:
 
     elapsed_seconds: float  # while the run was live
     experiments_per_hour: float | None
-    measuring_share: float | None  # of the time of the workers that are seated now, from 0 to 1
+    measuring_share: float | None  # of the slots' time, from 0 to 1
     seconds_left: float | None  # to the nearest limit
     limit: str | None
 
@@ -40,16 +41,22 @@ class Pace:
 def pace(board: Board, now: float) -> Pace:
     """The pace at `now`, in seconds since the epoch."""
     elapsed = board.elapsed_seconds(now)
-    workers = len({lane.seat.worker for lane in board.lanes.values()})
-    measuring = sum(each.seconds for each in board.experiments)
+    share = timesheet.measuring_share(board, now)
     left = min(_limits(board, elapsed), default=(None, None))
     return Pace(
         elapsed_seconds=elapsed,
         experiments_per_hour=board.counted / elapsed * 3600 if board.counted and elapsed else None,
-        measuring_share=min(1.0, measuring / (workers * elapsed)) if workers and elapsed else None,
+        measuring_share=_by_evaluations(board, elapsed) if share is None else share,
         seconds_left=left[0],
         limit=left[1],
     )
+
+
+def _by_evaluations(board: Board, elapsed: float) -> float | None:
+    """The share of measuring where no worker reports, as in ledgers of before they did."""
+    workers = len({lane.seat.worker for lane in board.lanes.values()})
+    measuring = sum(each.seconds for each in board.experiments)
+    return min(1.0, measuring / (workers * elapsed)) if workers and elapsed else None
 
 
 def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
@@ -131,6 +138,7 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
         "elapsed_seconds": speed.elapsed_seconds,
         "experiments_per_hour": speed.experiments_per_hour,
         "measuring_share": speed.measuring_share,
+        "account": timesheet.facts(board, now),
         "seconds_left": speed.seconds_left,
         "limit": speed.limit,
         "cost_usd": board.cost_usd,
@@ -190,6 +198,7 @@ def status_text(board: Board, driver: Driver, now: float) -> str:
         ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
         ("refused", "; ".join(refusals)),
         ("pace", pace_text(board, speed)),
+        *(("account" if not index else "", each) for index, each in enumerate(timesheet.status_lines(board, now))),
     ]
     lanes = lane_rows(board, now)
     right = [index for index, name in enumerate(lanes[0]) if name not in ("lane", "device", "now")]
