@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
+from autoresearch_ray.meanwhile import give_up, meanwhile, spare, why_not
 from autoresearch_ray.model import (
     REWORKS,
     Attempt,
@@ -34,6 +36,7 @@ from autoresearch_ray.model import (
     Seated,
     Stop,
     Vacated,
+    Wait,
 )
 from autoresearch_ray.noise import expected_excess
 from autoresearch_ray.pool import Change
@@ -55,6 +58,7 @@ _NEAR = 32  # near misses
 _AT_ONCE = 3  # measurements of what would be the best, when nothing else is left to do
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
+_SPARE = 0.5  # of what is asked for otherwise, where a slot would stand idle: 16 measurements tell 2 sigma from nothing
 
 
 def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[list[Event], Order]:
@@ -69,7 +73,8 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
     if not answers(board, attempt):
         return [], lane.order or Stop("this lane has no order")
     draft = Draft(board, attempt.lane, now, policy)
-    draft.note(Measured(now, attempt))
+    if attempt.kind != "wait":
+        draft.note(Measured(now, attempt))
     _limit_is_reached(draft)  # then what is too close to call is decided on what is known
     judge(draft)
     settle(draft)
@@ -109,8 +114,9 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
 def _is_void(draft: Draft, left: Order) -> bool:
     """Whether the order that a lane left unfinished is not worth taking up again."""
     if isinstance(left, Propose):
-        return draft.board.closed is not None or _enough_is_under_way(draft)
-    return isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits)
+        asks = left.id == draft.board.breaker.probe or not why_not(draft)
+        return draft.board.closed is not None or _enough_is_under_way(draft) or not asks
+    return isinstance(left, Wait) or (isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits))
 
 
 def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
@@ -135,6 +141,9 @@ def lanes_wanted(board: Board) -> int:
 
 def _order(draft: Draft) -> Order:
     order = next(order for rule in _RULES if (order := rule(draft)) is not None)
+    before = draft.lane.order
+    if isinstance(order, Wait) and isinstance(before, Wait) and order.why == before.why:
+        return replace(order, id=before.id)  # it waits on, and the ledger does not grow by that
     draft.note(Ordered(draft.now, draft.name, order))
     return order
 
@@ -207,6 +216,8 @@ def _mend(draft: Draft) -> Order | None:
     failure = attempt.measurement.failure if attempt else None
     if board.closed or not attempt or not attempt.commit or not failure or not isinstance(order, Propose):
         return None
+    if why_not(draft):
+        return None
     times = order.rework.times + 1 if order.rework else 1
     if failure.kind is not FailureKind.GUARD or times > REWORKS:
         return None
@@ -243,7 +254,8 @@ def _limit_is_reached(draft: Draft) -> None:
 def _to_come(draft: Draft) -> int:
     """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
     ending = _claims(draft) + 4 * draft.policy.confirmations
-    return len(draft.working) + min(ending, (draft.board.program.options.evaluations or 0) // 4)
+    measuring = sum(not isinstance(each.order, Wait) for each in draft.working)
+    return measuring + min(ending, (draft.board.program.options.evaluations or 0) // 4)
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -321,7 +333,7 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
     if board.evidence.times(commit) + under_way < draft.policy.confirmations:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
-    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed else 1):
+    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed or spare(draft) else 1):
         return draft.remeasure(commit, f"it would be the best: {standing.reason}")
     return None
 
@@ -360,7 +372,8 @@ def _gather(draft: Draft) -> Order | None:
     if other is not None and (experiment := board.at(other)) is not None:
         return _nominated(draft, experiment)
     group = board.pool.next_kept(GROUP)
-    clear = sum(each.likely for each in group) >= _ENOUGH * draft.sigma or board.program.eval.rule is Rule.PARETO
+    enough = _ENOUGH * (_SPARE if spare(draft) else 1)
+    clear = sum(each.likely for each in group) >= enough * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
         return None
     made = board.made_of.get(board.contains(best.commit) | {each.commit for each in group})
@@ -390,10 +403,11 @@ def _combine(draft: Draft) -> Order | None:
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
-    few = likely < _CLEAR * draft.sigma and len(group) < _NEAR
+    free = spare(draft)
+    few = likely < _CLEAR * (_SPARE if free else 1) * draft.sigma and len(group) < _NEAR
     if board.closed:  # the last chance of those that have had none
         few = board.pool.tried_before(group)
-    if len(group) < 2 or few or value < 2 * board.effects.worth(draft.sigma):
+    if len(group) < 2 or few or (value < 2 * board.effects.worth(draft.sigma) and not free):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
 
@@ -420,8 +434,12 @@ def _claim(draft: Draft) -> Order | None:
 
 
 def _ends(draft: Draft) -> Order | None:
-    """The run is closed: what another lane may still propose as the best needs this device once more."""
-    return _stand_by(draft) if draft.board.closed and draft.working else None
+    """The run is closed: what another lane may still propose as the best needs this device once more.
+
+    Nobody waits for what agents may still propose that have failed again and again.
+    """
+    closed = draft.board.closed
+    return _stand_by(draft) if closed and not closed.failed and draft.working else None
 
 
 def _stand_by(draft: Draft) -> Order | None:
@@ -429,28 +447,17 @@ def _stand_by(draft: Draft) -> Order | None:
     best, here = draft.board.best, draft.lane.seat
     if best is None or not best.commit or draft.policy.confirmations < 2 or draft.lane.remeasure_failures_in_a_row:
         return None
-    if len(draft.working) == draft.under_way[best.commit]:
+    busy = [each for each in draft.working if not isinstance(each.order, Wait)]
+    if len(busy) == draft.under_way[best.commit]:
         return None  # the others only stand by, too
     limit = draft.board.program.options.evaluations
     if limit is not None and draft.board.evaluations + len(draft.working) >= limit:
         return None
-    workers = {lane.seat.worker for lane in draft.working} - {here.worker}
-    classes = {lane.seat.device_class for lane in draft.working}
+    workers = {lane.seat.worker for lane in busy} - {here.worker}
+    classes = {lane.seat.device_class for lane in busy}
     if not workers or (len(workers) > 1 and here.device_class in classes):
         return None
     return draft.remeasure(best.commit, "while others finish, the best is measured once more")
-
-
-def _agent_is_failing(draft: Draft) -> Order | None:
-    """All agents again and again: a human must look. This one: every other order is work that needs no model."""
-    board, times = draft.board, draft.lane.agent_failures_in_a_row
-    if board.idle_agents_in_a_row >= max(2 * PATIENCE, PATIENCE * len(board.lanes)):
-        reason = board.agent_failure.message if board.agent_failure else ""
-        return draft.stop(f"the agents failed {board.idle_agents_in_a_row} times in a row: {reason}", failed=True)
-    proposed = any(isinstance(each, Measured) and each.attempt.kind == "propose" for each in draft.events)
-    if times > 1 and proposed and board.best and board.best.commit:
-        return draft.remeasure(board.best.commit, "the agent is failing: meanwhile the best is measured once more")
-    return None
 
 
 def _fell_behind(draft: Draft) -> Order | None:
@@ -466,7 +473,7 @@ def _fell_behind(draft: Draft) -> Order | None:
     if lane.own and move == "replay":
         return Replay(draft.id, best, lane.own, draft.seed, draft.beat(best), "fell behind")
     draft.note(Moved(draft.now, draft.name, best, (), "fell behind: stands on the best"))
-    return draft.propose(best)
+    return None
 
 
 def _stands_on_the_best(draft: Draft) -> None:
@@ -502,6 +509,7 @@ _RULES: tuple[_Rule, ...] = (
     _owes_a_verdict,
     _cannot_stand_here,
     _limit_is_reached,
+    give_up,
     _mend,
     _baseline_first,
     _confirm_the_nominee,
@@ -512,9 +520,9 @@ _RULES: tuple[_Rule, ...] = (
     _ends,
     _closed,
     _others_do_the_rest,
-    _agent_is_failing,
     _fell_behind,
     _stands_on_the_best,
     _parent_is_vague,
+    meanwhile,
     _propose,
 )

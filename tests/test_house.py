@@ -39,7 +39,7 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": (
-        "ports noise evidence pool suspicion layered board draft verdicts orders policies "
+        "ports noise evidence pool suspicion breaker layered board draft verdicts meanwhile orders policies "
         "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
     ),
     "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
@@ -72,6 +72,8 @@ PURE = {
     "evidence",
     "pool",
     "suspicion",
+    "breaker",
+    "meanwhile",
     "layered",
     "board",
     "draft",

@@ -20,7 +20,7 @@ from autoresearch_ray.certainty import (
 )
 from autoresearch_ray.cli.folder import Driver
 from autoresearch_ray.cli.output import columns
-from autoresearch_ray.model import Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop
+from autoresearch_ray.model import Ablate, Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop, Wait
 from autoresearch_ray.results import described, duration, leaderboard, line, signed, timestamp
 
 NOTHING = {"metric": None, "error": None, "measurements": 0}
@@ -79,6 +79,10 @@ def doing(board: Board, name: str) -> str:
             whose = sorted({found.lane for each in commits if (found := board.at(each))})
             of = "its own" if whose == [name] else ", ".join(whose) or "unknown origin"
             return f"replays {len(commits)} of {of} onto {parent[:7]}{f': {line(why)}' if why else ''}"
+        case Ablate(parent=parent, why=why):
+            return f"tries {parent[:7]} {line(why)}"
+        case Wait(why=why):
+            return f"waits: {line(why)}"
         case Holdout(commit=commit):
             return f"measures the holdout of {commit[:7]}"
         case Stop(reason=reason):
