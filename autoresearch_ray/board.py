@@ -347,6 +347,9 @@ class Board:
     def _proposed(self, lane: Lane, attempt: Attempt, at: float) -> None:
         """What the agent made of it. Nobody here is to blame for what the provider says, and it is waited out."""
         failure, trouble = attempt.measurement.failure, trouble_of(attempt)
+        if failure and failure.kind is FailureKind.MACHINE and not attempt.commit:  # it was not asked
+            self.breaker = self.breaker.released(attempt.lane)
+            return
         chance = chance_of(f"{self.opened.tag}/{attempt.id}")
         self.breaker = self.breaker.answered(attempt.id, trouble, at, chance)
         idle = failure is not None and failure.kind in IDLE_AGENT

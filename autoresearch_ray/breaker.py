@@ -26,7 +26,7 @@ GIVE_UP_SECONDS = 24 * 3600.0  # for one that it may mend
 THE_PROVIDER = frozenset({TroubleKind.RATE_LIMITED, TroubleKind.UNAVAILABLE})
 _COUNTED = THE_PROVIDER | {TroubleKind.AUTH, TroubleKind.CRASHED}
 
-WORDS = {
+WORDS = {  # all that can open it
     TroubleKind.RATE_LIMITED: "the provider limits the rate",
     TroubleKind.UNAVAILABLE: "the provider cannot be reached",
     TroubleKind.AUTH: "the agents are not let in",
@@ -55,6 +55,7 @@ class Breaker:
 
     failures: int = 0  # in a row, while it is closed
     openings: int = 0  # in a row, without a success
+    strikes: int = 0  # the last of these, in a row, whose cause waiting does not mend
     since: float | None = None  # when it opened first
     until: float | None = None  # nobody asks before this; None: it is closed
     probe: str = ""  # the order of the lane that tries
@@ -68,12 +69,16 @@ class Breaker:
         """Whether nobody may ask: it is too early, or somebody else is trying."""
         return self.until is not None and (now < self.until or bool(self.probe))
 
+    @property
+    def why(self) -> str:
+        """What the latest failure says, in words; "" while there is none."""
+        return WORDS[self.kind] if self.kind else ""
+
     def hopeless(self, now: float) -> bool:
         """Whether a human must look: waiting does not mend it, or has not for a day."""
         if self.until is None or self.since is None:
             return False
-        lasting = self.kind in THE_PROVIDER or self.openings < GIVE_UP_OPENINGS
-        return not lasting or now - self.since >= GIVE_UP_SECONDS
+        return self.strikes >= GIVE_UP_OPENINGS or now - self.since >= GIVE_UP_SECONDS
 
     def asked(self, order: str) -> Breaker:
         """A lane was told to ask its agent. Where that is open, it is the probe."""
@@ -101,6 +106,6 @@ class Breaker:
         failures = self.failures + 1
         if not self.is_open and failures < FAILURES and asked_for is None:
             return replace(self, failures=failures, kind=kind)
-        openings = self.openings + 1
+        openings, strikes = self.openings + 1, 0 if kind in THE_PROVIDER else self.strikes + 1
         seconds = backoff_seconds(openings, chance, asked_for or FIRST_SECONDS)
-        return Breaker(0, openings, at if self.since is None else self.since, at + seconds, "", kind)
+        return Breaker(0, openings, strikes, at if self.since is None else self.since, at + seconds, "", kind)

@@ -7,7 +7,7 @@ which all are compared with, and trying the best without one of its changes.
 
 from __future__ import annotations
 
-from autoresearch_ray.breaker import WORDS, chance_of
+from autoresearch_ray.breaker import chance_of
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.model import Ablate, Experiment, Order, Wait
 from autoresearch_ray.verdicts import PATIENCE
@@ -24,7 +24,7 @@ def why_not(draft: Draft) -> str:
     """Why this lane is to ask no agent now, in words; "" if it may."""
     breaker = draft.board.breaker
     if breaker.blocks(draft.now):
-        return WORDS[breaker.kind] if breaker.kind else "it is not known whether the agents work"
+        return breaker.why
     if draft.lane.backs_off_until > draft.now:
         return "its agent has brought nothing new again and again"
     return ""
@@ -44,8 +44,8 @@ def give_up(draft: Draft) -> None:
     reason = board.agent_failure.message if board.agent_failure else ""
     if times >= max(2 * PATIENCE, PATIENCE * len(board.lanes)):
         draft.stop(f"the agents failed {times} times in a row: {reason}", failed=True)
-    elif board.breaker.hopeless(draft.now) and board.breaker.kind:
-        draft.stop(f"{WORDS[board.breaker.kind]}: {reason}", failed=True)
+    elif board.breaker.hopeless(draft.now):
+        draft.stop(f"{board.breaker.why}: {reason}", failed=True)
 
 
 def meanwhile(draft: Draft) -> Order | None:

@@ -114,7 +114,8 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
 def _is_void(draft: Draft, left: Order) -> bool:
     """Whether the order that a lane left unfinished is not worth taking up again."""
     if isinstance(left, Propose):
-        asks = left.id == draft.board.breaker.probe or not why_not(draft)
+        breaker = draft.board.breaker
+        asks = left.id == breaker.probe if breaker.is_open else not why_not(draft)
         return draft.board.closed is not None or _enough_is_under_way(draft) or not asks
     return isinstance(left, Wait) or (isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits))
 

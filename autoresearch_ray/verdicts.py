@@ -38,7 +38,7 @@ _NEVER_COUNTED = frozenset(
 )
 GROUP = 64  # changes brought together at once
 _DOUBTED = 3  # measurements of a suspicious value before it is judged
-_INTERPLAY = 0.25  # share of what changes bring alone by which a group of them may miss it
+_INTERPLAY = 0.25  # share of what changes bring alone by which they may miss it in company
 _FAILURES = 2  # of what would be the best, when it is measured again
 _HOLDOUTS = 3  # measurements of a holdout before it refuses a commit
 
@@ -166,7 +166,7 @@ def _prior(board: Board, candidate: Experiment, over: str, sigma: float) -> tupl
         else:
             likely, spread = sign * change.likely, change.spread
         mean, variance = mean + likely, variance + spread * spread
-    if candidate.kind == "replay":
+    if candidate.kind in ("replay", "ablate"):
         variance += (_INTERPLAY * mean) ** 2
     return mean, math.sqrt(variance)
 
