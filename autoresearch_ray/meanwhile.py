@@ -57,6 +57,15 @@ def meanwhile(draft: Draft) -> Order | None:
     return _begin_apart(draft)
 
 
+def out_of_money(draft: Draft) -> Order | None:
+    """The run is closed because its dollars are spent, and the GPUs cost none: the best without one of its changes."""
+    board, options = draft.board, draft.board.program.options
+    spent = options.cost_usd is not None and board.cost_usd >= options.cost_usd
+    counted = options.experiments is not None and board.counted >= options.experiments
+    evaluated = options.evaluations is not None and board.evaluations >= options.evaluations
+    return _ablate(draft) if board.closed and spent and not counted and not evaluated else None
+
+
 def _know_the_best(draft: Draft) -> Order | None:
     board, best, here = draft.board, draft.board.best, draft.device_class
     if best is None or not best.commit or draft.lane.remeasure_failures_in_a_row:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
-from autoresearch_ray.meanwhile import give_up, meanwhile, spare, why_not
+from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, spare, why_not
 from autoresearch_ray.model import (
     REWORKS,
     Attempt,
@@ -517,6 +517,7 @@ _RULES: tuple[_Rule, ...] = (
     _hold_out,
     _gather,
     _combine,
+    out_of_money,
     _claim,
     _ends,
     _closed,

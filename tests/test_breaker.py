@@ -331,6 +331,24 @@ def test_a_change_that_does_harm_in_company_is_taken_out_of_the_best() -> None:
     assert game.board.pool.is_kept(without.commit or ""), "it is brought onto the best like any other change"
 
 
+def test_a_run_whose_dollars_are_spent_still_does_what_needs_no_model() -> None:
+    game = Game.of(2, cost_usd=3.0)
+    game.propose = lambda game, parent: -0.02 if len(game.changes[parent]) < 3 else 0.01
+    while game.active():
+        lane = game.chance.choice(game.active())
+        proposes = isinstance(game.orders[lane], Propose)
+        game.turn(lane, **({"usage": Usage(seconds=6.0, cost_usd=0.5)} if proposes else {}))
+    board = game.board
+    assert board.closed is not None and "dollars" in board.closed.reason and board.cost_usd == 3.0
+    told = events(game)
+    after = [each.order.kind for each in told[told.index(board.closed) :] if isinstance(each, Ordered)]
+    assert "ablate" in after and "propose" not in after and "wait" not in after
+    assert board.best is not None and len(board.contains(board.best.commit or "")) >= 2
+    ablated = [each for each in board.experiments if each.kind == "ablate"]
+    assert {each.left_out[0] for each in ablated} == board.contains(board.best.commit or "")
+    assert board.counts[Status.PENDING] == 0 and board.nominee is None
+
+
 def test_lanes_of_a_large_run_begin_to_ask_one_after_another() -> None:
     game = Game.of(64)
     for lane in list(game.orders):

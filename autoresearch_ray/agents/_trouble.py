@@ -40,7 +40,10 @@ _NAMES = (  # of errors, as providers and their libraries write them
     ),
 )
 _WORDS = (  # to people
-    (re.compile("(?:rate|usage|request|token|5-hour|weekly) limit|too many requests", re.IGNORECASE), _LIMITED),
+    (
+        re.compile(r"(?:rate|usage|request|token|5-hour|weekly)[ -]limit(?:ed)?\b|too many requests", re.IGNORECASE),
+        _LIMITED,
+    ),
     (
         re.compile(
             r"not logged in|/login\b|log ?in again|please (?:log|sign) ?in|unauthori[sz]ed|unauthenticated"

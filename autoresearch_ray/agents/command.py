@@ -88,7 +88,8 @@ class Command:
         elif ended.code != 0 and (error is None or not text.strip()):
             error = f"the agent exited with status {ended.code}: {one_line(process.tail(log, lines=5), 500)}"
         words = said.error if said.error and text.strip() else process.tail(log, lines=_HEARD)
-        trouble = said.trouble or trouble_in(words, failed=said.error is not None or ended.code not in (0, None))
+        failed = said.error is not None or (ended.why == "exit" and ended.code != 0)
+        trouble = said.trouble or trouble_in(words, failed=failed)
         if ended.why == "timeout":  # most tools go on trying for longer than anybody waits, and may have said why
             trouble = trouble or Trouble(TroubleKind.TIMEOUT)
         elif trouble and error is None:
