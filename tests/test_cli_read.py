@@ -292,20 +292,22 @@ def test_status_tells_why_no_agent_is_asked(tmp_path: Path) -> None:
     run = Run()
     run.seat("gpu0")
     run.remeasure("gpu0", run.base, 1.0)
+
+    def said(folder: Path) -> tuple[str, dict[str, object] | None]:
+        write(run, folder)
+        text, data = (
+            CliRunner().invoke(main, ["status", each, "--folder", str(folder)]).stdout for each in ("--text", "--json")
+        )
+        return text, json.loads(data)["agents_left_alone"]
+
     for _ in range(3):
         run.propose("gpu0", "", None, Status.LOST, failure=Failure(FailureKind.AGENT, "exit status 1: no such model"))
-    write(run, tmp_path)
-
-    def said(*arguments: str) -> str:
-        return CliRunner().invoke(main, ["status", *arguments, "--folder", str(tmp_path)]).stdout
-
-    words = r"^agents +the agents fail: one lane tries \(exit status 1: no such model\)$"
-    assert re.search(words, said("--text"), re.M)
-    left_alone = json.loads(said("--json"))["agents_left_alone"]
-    assert left_alone["trouble"] == "crashed" and left_alone["openings"] == 1
+    text, left_alone = said(tmp_path / "failing")
+    assert re.search(r"^agents +the agents fail: one lane tries \(exit status 1: no such model\)$", text, re.M)
+    assert left_alone is not None and (left_alone["trouble"], left_alone["openings"]) == ("crashed", 1)
     run.propose("gpu0", "works", 0.9)
-    write(run, tmp_path)
-    assert "the agents fail" not in said("--text") and json.loads(said("--json"))["agents_left_alone"] is None
+    text, left_alone = said(tmp_path / "working")
+    assert "the agents fail" not in text and left_alone is None
 
 
 def test_unlike_devices_are_told_apart_in_status_and_log(tmp_path: Path) -> None:
