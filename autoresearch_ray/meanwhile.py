@@ -15,7 +15,8 @@ from autoresearch_ray.verdicts import PATIENCE
 # The error of a comparison with one measurement is 1.41 sigma if the other side has one, too, and 1.06 if it has 8:
 # more of them would tell little more.
 _WELL_KNOWN = 8
-_ABLATIONS = 16  # in a run, each change once: each takes one or two evaluations, and most bring nothing
+# In a run, each change once: most bring nothing, and they count as experiments, of which they may be a tenth.
+_ABLATIONS, _SHARE = 16, 0.1
 _BURST_SECONDS = 1.0  # so long ahead lanes may begin: eight at once, so that small runs wait for nothing
 _LOOK_SECONDS = (1.0, 15.0)  # between two looks at what others have handed in; 64 lanes ask four times a second
 
@@ -84,7 +85,8 @@ def _ablate(draft: Draft) -> Order | None:
     under_way = {each.order.commit for each in draft.working if isinstance(each.order, Ablate)}
     inside = [found for each in board.contains(best.commit) if (found := board.at(each)) and found.kind == "propose"]
     left = [each for each in inside if each.commit not in board.ablated | under_way]
-    if len(inside) < 2 or not left or len(board.ablated | under_way) >= _ABLATIONS:
+    most = min(_ABLATIONS, int(_SHARE * board.counted))
+    if len(inside) < 2 or not left or len(board.ablated | under_way) >= most:
         return None
     least = min(left, key=_promise)
     why = f"without #{least.number}: {least.idea}"

@@ -277,10 +277,11 @@ def kept(game: Game, lane: str, gain: float) -> str:
 
 
 def published(game: Game, lane: str, *gains: float) -> list[str]:
-    """The best has these changes in it."""
+    """The best has these changes in it, and enough was tried for each of them to be tried without."""
     changes = [kept(game, lane, each) for each in gains]
-    for _ in range(60):
-        if game.board.best and game.board.contains(game.board.best.commit or "") >= set(changes):
+    for _ in range(200):
+        there = game.board.best and game.board.contains(game.board.best.commit or "") >= set(changes)
+        if there and game.board.counted >= 10 * len(changes):
             return changes
         game.propose = lambda game, parent: 0.01
         game.turn(lane)
@@ -328,24 +329,25 @@ def test_a_change_that_does_harm_in_company_is_taken_out_of_the_best() -> None:
         game.turn("gpu0")
     without = next(each for each in game.board.experiments if each.left_out == (harmful.commit,))
     assert without.kind == "ablate" and without.status is Status.KEEP, without.reason
-    assert game.board.pool.is_kept(without.commit or ""), "it is brought onto the best like any other change"
+    best = game.board.best
+    assert best is not None and without.commit in game.board.contains(best.commit or ""), "as any other change would be"
 
 
 def test_a_run_whose_dollars_are_spent_still_does_what_needs_no_model() -> None:
-    game = Game.of(2, cost_usd=3.0)
+    game = Game.of(2, cost_usd=15.0)
     game.propose = lambda game, parent: -0.02 if len(game.changes[parent]) < 3 else 0.01
     while game.active():
         lane = game.chance.choice(game.active())
         proposes = isinstance(game.orders[lane], Propose)
         game.turn(lane, **({"usage": Usage(seconds=6.0, cost_usd=0.5)} if proposes else {}))
     board = game.board
-    assert board.closed is not None and "dollars" in board.closed.reason and board.cost_usd == 3.0
+    assert board.closed is not None and "dollars" in board.closed.reason and board.cost_usd >= 15.0
     told = events(game)
     after = [each.order.kind for each in told[told.index(board.closed) :] if isinstance(each, Ordered)]
     assert "ablate" in after and "propose" not in after and "wait" not in after
     assert board.best is not None and len(board.contains(board.best.commit or "")) >= 2
     ablated = [each for each in board.experiments if each.kind == "ablate"]
-    assert {each.left_out[0] for each in ablated} == board.contains(board.best.commit or "")
+    assert {each.left_out[0] for each in ablated} <= board.contains(board.best.commit or "")
     assert board.counts[Status.PENDING] == 0 and board.nominee is None
 
 
