@@ -22,9 +22,9 @@ def sane(proposal: Proposal, seconds: float) -> Proposal:
     return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
 
 
-def trouble_with(proposal: Proposal, failure: Failure | None) -> Trouble | None:
-    """What kept the agent from an edit, where none was made; None whatever it says if it made one."""
-    if failure is None or failure.kind not in (FailureKind.AGENT, FailureKind.NO_CHANGE):
+def trouble_with(proposal: Proposal, failure: Failure) -> Trouble | None:
+    """What kept the agent from an edit, where `failure` is that it made none; else None, whatever it says."""
+    if failure.kind not in (FailureKind.AGENT, FailureKind.NO_CHANGE):
         return None
     said = proposal.trouble or Trouble(TroubleKind.CRASHED if proposal.error else TroubleKind.NO_EDIT)
     seconds = said.retry_after_seconds

@@ -119,10 +119,8 @@ class Researcher:
                     usage = together(attempt.usage, proposal.usage)
                     attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=usage)
                     made = self._committed(tree, order, proposal)
-                    attempt = replace(
-                        attempt, trouble=trouble_with(proposal, made if isinstance(made, Failure) else None)
-                    )
-                    return attempt, self._new(order, made)
+                    trouble = trouble_with(proposal, made) if isinstance(made, Failure) else None
+                    return replace(attempt, trouble=trouble), self._new(order, made)
         except (OSError, RepoError) as error:
             return attempt, Failure(FailureKind.MACHINE, str(error))
 
