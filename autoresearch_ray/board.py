@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from autoresearch_ray import suspicion
 from autoresearch_ray.account import Account
+from autoresearch_ray.breaker import THE_PROVIDER, Breaker, backoff_seconds, chance_of
 from autoresearch_ray.evidence import Evidence
 from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
@@ -37,6 +38,7 @@ from autoresearch_ray.model import (
     Order,
     Ordered,
     Program,
+    Propose,
     Published,
     Refused,
     Replay,
@@ -46,12 +48,16 @@ from autoresearch_ray.model import (
     Seated,
     Status,
     Stop,
+    Trouble,
+    TroubleKind,
     Vacated,
+    Wait,
 )
 from autoresearch_ray.noise import Effects
 from autoresearch_ray.pool import Change, Pool
 from autoresearch_ray.ports import Score
 
+BEGIN_PER_SECOND = 8  # lanes that ask their agents for the first time: 64 of them have begun after eight seconds
 IDLE_AGENT = frozenset(
     {FailureKind.AGENT, FailureKind.NO_CHANGE, FailureKind.NO_EFFECT, FailureKind.DUPLICATE}
 )  # nothing new came of it
@@ -73,6 +79,8 @@ class Lane:
     hand_ins: int = 0  # verdicts since it last moved onto the best
     discards_in_a_row: int = 0
     agent_failures_in_a_row: int = 0
+    backs_off_until: float = 0.0  # because of these
+    has_begun: bool = False  # to ask its agent, or to wait for that, since it sat down
     machine_failures_in_a_row: int = 0
     remeasure_failures_in_a_row: int = 0
     calibrated: bool = False  # has measured the base itself
@@ -105,6 +113,9 @@ class Board:
         self.machine_failure: Failure | None = None  # the latest
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
+        self.breaker = Breaker()
+        self.turn = 0.0  # when the next lane may begin to ask its agent
+        self.ablated: frozenset[str] = frozenset()  # changes that a best was tried without
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
@@ -245,12 +256,14 @@ class Board:
                 self.program = program
                 self.closed = None
                 self.idle_agents_in_a_row = 0
+                self.breaker = self.breaker.resumed(at)
                 for name, lane in self.lanes.items():
                     self.lanes[name] = replace(
                         lane,
                         present=False,
                         interruptions=lane.interruptions + (died and lane.active),
                         agent_failures_in_a_row=0,
+                        backs_off_until=0.0,
                         machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
                     )
@@ -268,6 +281,7 @@ class Board:
                     sitting=sitting,
                     present=True,
                     calibrated=calibrated,
+                    has_begun=False,
                     interruptions=interruptions,
                 )
             case Left(spent=spent):
@@ -277,11 +291,19 @@ class Board:
                 lane.interruptions += lane.active
                 lane.present = False
                 self.account.died(lane.seat.worker)
+                self.breaker = self.breaker.released(name)
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at, lane.interruptions = order, at, 0
                 if not isinstance(order, Stop):
                     lane.number += 1
+                if isinstance(order, Propose | Wait) and not lane.has_begun:
+                    lane.has_begun = True
+                    self.turn = max(self.turn, at) + 1 / BEGIN_PER_SECOND
+                if isinstance(order, Propose):
+                    self.breaker = self.breaker.asked(order.id)
+                else:
+                    self.breaker = self.breaker.released(name)
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
             case Measured(attempt=attempt, at=at):
@@ -313,10 +335,9 @@ class Board:
         self.machine_failure = failure if machine else self.machine_failure
         lane.machine_failures_in_a_row = lane.machine_failures_in_a_row + 1 if machine else 0
         if attempt.kind == "propose":
-            idle = failure is not None and failure.kind in IDLE_AGENT
-            lane.agent_failures_in_a_row = lane.agent_failures_in_a_row + 1 if idle else 0
-            self.idle_agents_in_a_row = self.idle_agents_in_a_row + 1 if idle else 0
-            self.agent_failure = failure if idle else self.agent_failure
+            self._proposed(lane, attempt, at)
+        elif attempt.kind == "ablate":
+            self.ablated |= frozenset(attempt.left_out)
         if measurement.value is not None:
             self.eval_seconds = _towards(self.eval_seconds, measurement.wall_seconds)
         if attempt.kind == "holdout":
@@ -343,6 +364,23 @@ class Board:
             if attempt.kind == "propose":
                 self._compare(attempt, lane.seat.device_class, objective(self.program.eval, measurement))
 
+    def _proposed(self, lane: Lane, attempt: Attempt, at: float) -> None:
+        """What the agent made of it. Nobody here is to blame for what the provider says, and it is waited out."""
+        failure, trouble = attempt.measurement.failure, trouble_of(attempt)
+        if failure and failure.kind is FailureKind.MACHINE and not attempt.commit:  # it was not asked
+            self.breaker = self.breaker.released(attempt.lane)
+            return
+        chance = chance_of(f"{self.opened.tag}/{attempt.id}")
+        self.breaker = self.breaker.answered(attempt.id, trouble, at, chance)
+        idle = failure is not None and failure.kind in IDLE_AGENT
+        self.agent_failure = failure if idle else self.agent_failure
+        if trouble is not None and trouble.kind in THE_PROVIDER:
+            return
+        lane.agent_failures_in_a_row = lane.agent_failures_in_a_row + 1 if idle else 0
+        self.idle_agents_in_a_row = self.idle_agents_in_a_row + 1 if idle else 0
+        times = lane.agent_failures_in_a_row - 1  # once may be chance
+        lane.backs_off_until = at + backoff_seconds(times, chance) if times > 0 else 0.0
+
     def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
         measurement = attempt.measurement
         values: tuple[float, ...] = ()
@@ -358,7 +396,7 @@ class Board:
             number=number,
             id=attempt.id,
             lane=attempt.lane,
-            kind="replay" if attempt.kind == "replay" else "propose",
+            kind=attempt.kind if attempt.kind in ("replay", "ablate") else "propose",
             parent=attempt.parent,
             commit=attempt.commit,
             idea=attempt.idea,
@@ -511,6 +549,15 @@ class Board:
         fork._by_commit = LayeredDict(self._by_commit)
         fork._by_id = LayeredDict(self._by_id)
         return fork
+
+
+def trouble_of(attempt: Attempt) -> Trouble | None:
+    """What kept the agent from an edit; None if it made one. An earlier version's ledger has no more than a failure."""
+    failure = attempt.measurement.failure
+    if attempt.trouble is not None or failure is None:
+        return attempt.trouble
+    kinds = {FailureKind.AGENT: TroubleKind.CRASHED, FailureKind.NO_CHANGE: TroubleKind.NO_EDIT}
+    return Trouble(kinds[failure.kind]) if failure.kind in kinds else None
 
 
 def numbers(evaluation: Eval) -> tuple[Also, ...]:

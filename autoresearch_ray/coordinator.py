@@ -23,6 +23,7 @@ from autoresearch_ray.advice import AFRESH
 from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
 from autoresearch_ray.model import (
+    Ablate,
     Attempt,
     Brief,
     Event,
@@ -267,6 +268,8 @@ def _needed(order: Order | None) -> tuple[str, ...]:
             return (commit,)
         case Replay(parent=parent, commits=commits):
             return (parent, *commits)
+        case Ablate(parent=parent, commit=commit):
+            return (parent, commit)
     return ()
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
-from autoresearch_ray.model import Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop
+from autoresearch_ray.model import Ablate, Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop
 from autoresearch_ray.ports import Policy
 
 
@@ -56,7 +56,9 @@ class Draft:
     @cached_property
     def to_be_counted(self) -> int:
         """How many other lanes work on an experiment."""
-        return sum(isinstance(each.order, Propose | Replay) or each.pending is not None for each in self.working)
+        return sum(
+            isinstance(each.order, Propose | Replay | Ablate) or each.pending is not None for each in self.working
+        )
 
     @cached_property
     def being_tried(self) -> frozenset[str]:

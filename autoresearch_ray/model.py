@@ -247,14 +247,38 @@ class Usage:
     cost_usd: float | None = None
 
 
+class TroubleKind(StrEnum):
+    """What kept an agent from making an edit. Whose doing it is says what helps: another try, waiting, or a human."""
+
+    NO_EDIT = "no_edit"  # it ended as if all were well, and changed nothing
+    REJECTED = "rejected"  # its own tool refused the edits that it wanted to make
+    TIMEOUT = "timeout"  # it did not end in time
+    RATE_LIMITED = "rate_limited"  # the provider asks for fewer requests
+    UNAVAILABLE = "unavailable"  # the provider is overloaded, broken, or cannot be reached
+    AUTH = "auth"  # no login, a wrong key, or nothing left on the account
+    CRASHED = "crashed"  # anything else: it failed, and did not say why
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an agent made no edit, and how long its provider asks to be left alone, where it says so."""
+
+    kind: TroubleKind
+    retry_after_seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an agent says of its edit. It is judged by the diff; `error` counts only where there is none."""
+    """What an agent says of its edit. It is judged by the diff; `error` and `trouble` count only where there is none.
+
+    An `error` without a `trouble` is one of the kind `CRASHED`.
+    """
 
     idea: str
     usage: Usage = Usage()
     params: Mapping[str, Scalar] = field(default_factory=dict)
     error: str | None = None
+    trouble: Trouble | None = None
 
 
 # --- Orders: what a lane is told to do next --------------------------------------------------------------------------
@@ -310,6 +334,19 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Ablate:
+    """Take the change that `commit` made out of `parent`, and measure that as one ordinary attempt."""
+
+    id: str
+    parent: str
+    commit: str
+    seed: int
+    beat: float | None = None
+    why: str = ""
+    kind: Literal["ablate"] = "ablate"
+
+
+@dataclass(frozen=True, slots=True)
 class Holdout:
     """Run the program's holdout on `commit`, which is about to be published or is what that is compared with."""
 
@@ -317,6 +354,20 @@ class Holdout:
     commit: str
     seed: int
     kind: Literal["holdout"] = "holdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Come back in so many seconds: no agent can be asked now, and there is nothing to measure that helps.
+
+    Seconds and no date, because the clocks of two machines differ. A lane that comes back and has to wait on keeps this
+    order, and nothing is written to the ledger.
+    """
+
+    id: str
+    seconds: float
+    why: str
+    kind: Literal["wait"] = "wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +379,7 @@ class Stop:
     kind: Literal["stop"] = "stop"
 
 
-Order = Propose | Remeasure | Replay | Holdout | Stop
+Order = Propose | Remeasure | Replay | Ablate | Holdout | Wait | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,13 +387,15 @@ class Attempt:
     """What a lane hands in for one order. `line` are the commits from the parent to `commit`, oldest first.
 
     Of a replay, `picked` are the commits of the order that `line` was made from, one for one; `left_out` are the
-    others, which conflict or change nothing there. `tree` names the files of `commit`: the same files, the same name.
+    others, which conflict or change nothing there. Of an ablation, `left_out` is the change that was taken out.
+    `trouble` is what kept the agent from an edit, where nothing was edited; `wait` is the answer to an order to wait,
+    and is never in the ledger. `tree` names the files of `commit`: the same files, the same name.
     """
 
     id: str
     lane: str
     seat: int  # which sitting of the lane made it; a late hand-in of an earlier one is not counted
-    kind: Literal["propose", "remeasure", "replay", "holdout"]
+    kind: Literal["propose", "remeasure", "replay", "ablate", "holdout", "wait"]
     parent: str
     commit: str | None
     measurement: Measurement
@@ -356,6 +409,7 @@ class Attempt:
     left_out: tuple[str, ...] = ()
     reply_seconds: float | None = None  # that the order took to come, from the hand-in before it
     rests: bool = False  # its lane would rest now, where nothing but a proposal is wanted of it
+    trouble: Trouble | None = None
     spent: Spent | None = None
 
 
@@ -366,7 +420,7 @@ class Use(StrEnum):
     """What a second of a slot goes to. Its lanes may do several things at once: then it is the first of these."""
 
     CANDIDATES = "candidates"  # measuring what agents proposed
-    GROUPS = "groups"  # measuring changes that were brought together
+    GROUPS = "groups"  # measuring changes that were brought together, and the best without one of them
     AGAIN = "again"  # measuring once more what is too close to call, is compared with, or would be the best
     BASELINES = "baselines"
     HOLDOUT = "holdout"
@@ -414,7 +468,7 @@ class Experiment:
     number: int
     id: str
     lane: str
-    kind: Literal["baseline", "propose", "replay"]
+    kind: Literal["baseline", "propose", "replay", "ablate"]
     parent: str
     commit: str | None
     idea: str
@@ -436,7 +490,7 @@ class Experiment:
     also: Mapping[str, float] = field(default_factory=dict)  # the means of its other numbers, by name
     doubts: tuple[str, ...] = ()  # why its value is suspicious, in words
     picked: tuple[str, ...] = ()  # of a replay: the commits that it brought together
-    left_out: tuple[str, ...] = ()  # and those that it could not: in conflict, or there already
+    left_out: tuple[str, ...] = ()  # and could not: in conflict, or there already; of an ablation: what it took out
     tree: str = ""
     printed: int = 1  # how many times its log gave the metric
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
+from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, spare, why_not
 from autoresearch_ray.model import (
     REWORKS,
+    Ablate,
     Attempt,
     Event,
     Experiment,
@@ -37,6 +40,7 @@ from autoresearch_ray.model import (
     Spent,
     Stop,
     Vacated,
+    Wait,
 )
 from autoresearch_ray.noise import expected_excess
 from autoresearch_ray.pool import Change
@@ -57,6 +61,7 @@ _NEAR = 32  # near misses
 _AT_ONCE = 3  # measurements of what would be the best, when nothing else is left to do
 _BASELINES = 16  # slots of one class that measure the base when they begin: more of them would tell little more
 _ENOUGH = 4.0  # standard deviations of one measurement: what changes should bring together to be gathered
+_SPARE = 0.5  # of what is asked for otherwise, where a slot would stand idle: 16 measurements tell 2 sigma from nothing
 
 
 def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[list[Event], Order]:
@@ -71,7 +76,8 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
     if not answers(board, attempt):
         return [], lane.order or Stop("this lane has no order")
     draft = Draft(board, attempt.lane, now, policy)
-    draft.note(Measured(now, attempt))
+    if attempt.kind != "wait":
+        draft.note(Measured(now, attempt))
     _limit_is_reached(draft)  # then what is too close to call is decided on what is known
     judge(draft)
     settle(draft)
@@ -95,7 +101,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
     draft = Draft(board, seat.lane, now, policy)
     draft.note(Seated(now, seat, known.sitting + 1 if known else 1, spent))
     left = known.order if known else None
-    if left is None or isinstance(left, Stop):
+    if left is None or isinstance(left, Stop | Wait):
         return draft.events, _order(draft)
     if draft.lane.interruptions >= PATIENCE:
         return _count_as_lost(draft, left)
@@ -110,14 +116,14 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
     return draft.events, left
 
 
-def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Holdout) -> tuple[list[Event], Order]:
+def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Ablate | Holdout) -> tuple[list[Event], Order]:
     """What was interrupted again and again may be what kills its worker: it counts as the machine's failure."""
     reason = f"interrupted {draft.lane.interruptions} times: whoever carries it out dies"
-    parent = left.parent if isinstance(left, Propose | Replay) else left.commit
-    commit = None if isinstance(left, Propose | Replay) else left.commit
     measurement = Measurement(None, Failure(FailureKind.MACHINE, reason))
-    seat = draft.lane.sitting
-    draft.note(Measured(draft.now, Attempt(left.id, draft.name, seat, left.kind, parent, commit, measurement)))
+    parent, commit = (left.commit, left.commit) if isinstance(left, Remeasure | Holdout) else (left.parent, None)
+    left_out = (left.commit,) if isinstance(left, Ablate) else ()
+    attempt = Attempt(left.id, draft.name, draft.lane.sitting, left.kind, parent, commit, measurement)
+    draft.note(Measured(draft.now, replace(attempt, left_out=left_out)))
     judge(draft)
     settle(draft)
     return draft.events, _order(draft)
@@ -126,7 +132,9 @@ def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Holdout) -
 def _is_void(draft: Draft, left: Order) -> bool:
     """Whether the order that a lane left unfinished is not worth taking up again."""
     if isinstance(left, Propose):
-        return draft.board.closed is not None or _enough_is_under_way(draft)
+        breaker = draft.board.breaker
+        asks = left.id == breaker.probe if breaker.is_open else not why_not(draft)
+        return draft.board.closed is not None or _enough_is_under_way(draft) or not asks
     return isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits)
 
 
@@ -147,6 +155,9 @@ def unfinished(board: Board, worker: int) -> tuple[str, ...]:
 
 def _order(draft: Draft) -> Order:
     order = next(order for rule in _RULES if (order := rule(draft)) is not None)
+    before = draft.lane.order
+    if isinstance(order, Wait) and isinstance(before, Wait) and order.why == before.why:
+        return replace(order, id=before.id)  # it waits on, and the ledger does not grow by that
     draft.note(Ordered(draft.now, draft.name, order))
     return order
 
@@ -219,6 +230,8 @@ def _mend(draft: Draft) -> Order | None:
     failure = attempt.measurement.failure if attempt else None
     if board.closed or not attempt or not attempt.commit or not failure or not isinstance(order, Propose):
         return None
+    if why_not(draft):
+        return None
     times = order.rework.times + 1 if order.rework else 1
     if failure.kind is not FailureKind.GUARD or times > REWORKS:
         return None
@@ -255,7 +268,8 @@ def _limit_is_reached(draft: Draft) -> None:
 def _to_come(draft: Draft) -> int:
     """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
     ending = _claims(draft) + 4 * draft.policy.confirmations
-    return len(draft.working) + min(ending, (draft.board.program.options.evaluations or 0) // 4)
+    measuring = sum(not isinstance(each.order, Wait) for each in draft.working)
+    return measuring + min(ending, (draft.board.program.options.evaluations or 0) // 4)
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -333,7 +347,7 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
     if board.evidence.times(commit) + under_way < draft.policy.confirmations:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
-    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed else 1):
+    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed or spare(draft) else 1):
         return draft.remeasure(commit, f"it would be the best: {standing.reason}")
     return None
 
@@ -372,7 +386,8 @@ def _gather(draft: Draft) -> Order | None:
     if other is not None and (experiment := board.at(other)) is not None:
         return _nominated(draft, experiment)
     group = board.pool.next_kept(GROUP)
-    clear = sum(each.likely for each in group) >= _ENOUGH * draft.sigma or board.program.eval.rule is Rule.PARETO
+    enough = _ENOUGH * (_SPARE if spare(draft) else 1)
+    clear = sum(each.likely for each in group) >= enough * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
         return None
     made = board.made_of.get(board.contains(best.commit) | {each.commit for each in group})
@@ -402,10 +417,11 @@ def _combine(draft: Draft) -> Order | None:
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
-    few = likely < _CLEAR * draft.sigma and len(group) < _NEAR
+    free = spare(draft)
+    few = likely < _CLEAR * (_SPARE if free else 1) * draft.sigma and len(group) < _NEAR
     if board.closed:  # the last chance of those that have had none
         few = board.pool.tried_before(group)
-    if len(group) < 2 or few or value < 2 * board.effects.worth(draft.sigma):
+    if len(group) < 2 or few or (value < 2 * board.effects.worth(draft.sigma) and not free):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
 
@@ -432,8 +448,12 @@ def _claim(draft: Draft) -> Order | None:
 
 
 def _ends(draft: Draft) -> Order | None:
-    """The run is closed: what another lane may still propose as the best needs this device once more."""
-    return _stand_by(draft) if draft.board.closed and draft.working else None
+    """The run is closed: what another lane may still propose as the best needs this device once more.
+
+    Nobody waits for what agents may still propose that have failed again and again.
+    """
+    closed = draft.board.closed
+    return _stand_by(draft) if closed and not closed.failed and draft.working else None
 
 
 def _stand_by(draft: Draft) -> Order | None:
@@ -441,13 +461,14 @@ def _stand_by(draft: Draft) -> Order | None:
     best, here = draft.board.best, draft.lane.seat
     if best is None or not best.commit or draft.policy.confirmations < 2 or draft.lane.remeasure_failures_in_a_row:
         return None
-    if len(draft.working) == draft.under_way[best.commit]:
+    busy = [each for each in draft.working if not isinstance(each.order, Wait)]
+    if len(busy) == draft.under_way[best.commit]:
         return None  # the others only stand by, too
     limit = draft.board.program.options.evaluations
     if limit is not None and draft.board.evaluations + len(draft.working) >= limit:
         return None
-    workers = {lane.seat.worker for lane in draft.working} - {here.worker}
-    classes = {lane.seat.device_class for lane in draft.working}
+    workers = {lane.seat.worker for lane in busy} - {here.worker}
+    classes = {lane.seat.device_class for lane in busy}
     if not workers or (len(workers) > 1 and here.device_class in classes):
         return None
     return draft.remeasure(best.commit, "while others finish, the best is measured once more")
@@ -458,18 +479,6 @@ def _rests(draft: Draft) -> Order | None:
     wishes = any(isinstance(each, Measured) and each.attempt.rests for each in draft.events)
     if wishes and any(each.seat.worker == draft.lane.seat.worker for each in draft.working):
         return Stop("it rests: fewer lanes keep its slot busy")
-    return None
-
-
-def _agent_is_failing(draft: Draft) -> Order | None:
-    """All agents again and again: a human must look. This one: every other order is work that needs no model."""
-    board, times = draft.board, draft.lane.agent_failures_in_a_row
-    if board.idle_agents_in_a_row >= max(2 * PATIENCE, PATIENCE * len(board.lanes)):
-        reason = board.agent_failure.message if board.agent_failure else ""
-        return draft.stop(f"the agents failed {board.idle_agents_in_a_row} times in a row: {reason}", failed=True)
-    proposed = any(isinstance(each, Measured) and each.attempt.kind == "propose" for each in draft.events)
-    if times > 1 and proposed and board.best and board.best.commit:
-        return draft.remeasure(board.best.commit, "the agent is failing: meanwhile the best is measured once more")
     return None
 
 
@@ -486,7 +495,7 @@ def _fell_behind(draft: Draft) -> Order | None:
     if lane.own and move == "replay":
         return Replay(draft.id, best, lane.own, draft.seed, draft.beat(best), "fell behind")
     draft.note(Moved(draft.now, draft.name, best, (), "fell behind: stands on the best"))
-    return draft.propose(best)
+    return None
 
 
 def _stands_on_the_best(draft: Draft) -> None:
@@ -522,20 +531,22 @@ _RULES: tuple[_Rule, ...] = (
     _owes_a_verdict,
     _cannot_stand_here,
     _limit_is_reached,
+    give_up,
     _mend,
     _baseline_first,
     _confirm_the_nominee,
     _hold_out,
     _gather,
     _combine,
+    out_of_money,
     _claim,
     _ends,
     _closed,
     _others_do_the_rest,
     _rests,
-    _agent_is_failing,
     _fell_behind,
     _stands_on_the_best,
     _parent_is_vague,
+    meanwhile,
     _propose,
 )

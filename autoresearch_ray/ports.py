@@ -52,7 +52,8 @@ class Agent(Protocol):
     def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
         """Edit files below `checkout` (the folder of program.md in a clean tree), write a transcript to `log`.
 
-        Returns soon after `cancel` is set. Raises nothing for a failure of the agent: that is `Proposal.error`.
+        Returns soon after `cancel` is set. Raises nothing for a failure of the agent: that is `Proposal.error`, and
+        `Proposal.trouble` where it knows of which kind: a provider that limits the rate is then left alone.
         """
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from autoresearch_ray.brief import one_line
-from autoresearch_ray.model import Brief, Failure, Proposal, Scalar, Usage
+from autoresearch_ray.model import Brief, Failure, FailureKind, Proposal, Scalar, Trouble, TroubleKind, Usage
 
 _Number = TypeVar("_Number", int, float)
 
@@ -20,6 +20,15 @@ def sane(proposal: Proposal, seconds: float) -> Proposal:
     )
     params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
     return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
+
+
+def trouble_with(proposal: Proposal, failure: Failure) -> Trouble | None:
+    """What kept the agent from an edit, where `failure` is that it made none; else None, whatever it says."""
+    if failure.kind not in (FailureKind.AGENT, FailureKind.NO_CHANGE):
+        return None
+    said = proposal.trouble or Trouble(TroubleKind.CRASHED if proposal.error else TroubleKind.NO_EDIT)
+    seconds = said.retry_after_seconds
+    return said if seconds is None or 0 <= seconds < math.inf else replace(said, retry_after_seconds=None)
 
 
 def _plain(value: Scalar) -> bool:

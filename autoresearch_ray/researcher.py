@@ -16,6 +16,7 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import (
+    Ablate,
     Attempt,
     Failure,
     FailureKind,
@@ -27,12 +28,13 @@ from autoresearch_ray.model import (
     Replay,
     Stop,
     Use,
+    Wait,
 )
 from autoresearch_ray.ports import Agent, Reply, Signals, Taken, Welcome
-from autoresearch_ray.proposals import sane, together, told
+from autoresearch_ray.proposals import sane, together, told, trouble_with
 from autoresearch_ray.store import Candidate, Store
 
-Work = Propose | Remeasure | Replay | Holdout
+Work = Propose | Remeasure | Replay | Ablate | Holdout
 
 _PROPOSALS = 3  # for one order, while they bring nothing new
 _NOTHING_NEW = frozenset({FailureKind.NO_EFFECT, FailureKind.DUPLICATE})
@@ -59,7 +61,8 @@ class Researcher:
         """Work until told to stop. What a drain or a halt leaves undone is ordered again when the run is taken up."""
         waited = None
         while not isinstance(reply.order, Stop):
-            attempt = self.attempt(reply.order, reply)
+            order = reply.order
+            attempt = self._waited(order) if isinstance(order, Wait) else self.attempt(order, reply)
             if attempt is None:
                 return
             bundle = self.store.pack(attempt.commit, [attempt.parent]) if attempt.commit and attempt.line else b""
@@ -67,12 +70,20 @@ class Researcher:
             reply = self.submit(replace(attempt, reply_seconds=waited), bundle, logs)
             waited = time.monotonic() - began
 
+    def _waited(self, order: Wait) -> Attempt | None:
+        """Come back when it is time. The slot is free for other lanes meanwhile."""
+        with self.evaluator.slot.clock.doing(Use.BACKING_OFF):
+            if self.signals.drain.wait(order.seconds):
+                return None
+        nothing = Measurement(None, Failure(FailureKind.AGENT, order.why))
+        return Attempt(order.id, self.lane, self.sitting, order.kind, "", None, nothing)
+
     def attempt(self, order: Work, reply: Reply) -> Attempt | None:
         """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between.
 
         An agent whose edit is nothing new is told so, and proposes again: twice at most.
         """
-        parent = order.parent if isinstance(order, Propose | Replay) else order.commit
+        parent = order.parent if isinstance(order, Propose | Replay | Ablate) else order.commit
         attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
         for _ in range(_PROPOSALS):
             attempt, made = self._made(attempt, order, reply)
@@ -105,17 +116,22 @@ class Researcher:
                     idea = f"replay of {len(picked)} of {len(commits)} changes onto the best"
                     attempt = replace(attempt, idea=idea, picked=picked, left_out=left_out)
                     return attempt, self._new(order, made)
+                case Ablate(commit=commit, parent=parent, why=why):
+                    attempt = replace(attempt, idea=why, left_out=(commit,))
+                    return attempt, self._new(order, self.store.without(commit, parent))
                 case Propose():
                     tree = self.folder / "agent"
                     self.store.stand(tree, order.rework.commit if order.rework else order.parent)
                     proposal = self._proposal(tree, order, reply)
                     usage = together(attempt.usage, proposal.usage)
                     attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=usage)
-                    return attempt, self._new(order, self._committed(tree, order, proposal))
+                    made = self._committed(tree, order, proposal)
+                    trouble = trouble_with(proposal, made) if isinstance(made, Failure) else None
+                    return replace(attempt, trouble=trouble), self._new(order, made)
         except (OSError, RepoError) as error:
             return attempt, Failure(FailureKind.MACHINE, str(error))
 
-    def _new(self, order: Propose | Replay, made: Candidate | Failure) -> Candidate | Failure:
+    def _new(self, order: Propose | Replay | Ablate, made: Candidate | Failure) -> Candidate | Failure:
         """The candidate, if nobody has measured its files yet; from now on they are this lane's."""
         taken = self.claim(self.lane, order.id, made.tree) if isinstance(made, Candidate) else None
         return Failure(FailureKind.DUPLICATE, taken.words) if taken else made
@@ -150,7 +166,7 @@ class Researcher:
                     return self.evaluator.hold_out(commit, order.id, order.seed, log, signals)
                 case Remeasure():
                     return self.evaluator.measure(commit, order.id, order.seed, log, signals, guarded=False)
-                case Propose() | Replay():
+                case Propose() | Replay() | Ablate():
                     return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
         except (OSError, RepoError) as error:
             return Measurement(None, Failure(FailureKind.MACHINE, str(error)))
@@ -178,7 +194,7 @@ def _use(order: Work, base: str) -> Use:
     match order:
         case Propose():
             return Use.CANDIDATES
-        case Replay():
+        case Replay() | Ablate():
             return Use.GROUPS
         case Remeasure(commit=commit):
             return Use.BASELINES if commit == base else Use.AGAIN

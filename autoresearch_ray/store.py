@@ -173,6 +173,13 @@ class Store(Bare):
         line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
         return replace(self._candidate(onto, line), picked=tuple(picked), left_out=tuple(left_out))
 
+    def without(self, commit: str, onto: str) -> Candidate | Failure:
+        """Take what `commit` changes on its parent out of `onto`. A `Failure` if later changes stand in the way."""
+        words = self.git("log", "-1", "--format=%s", commit).decode(errors="replace").strip()
+        opposite = self.git("commit-tree", f"{commit}^^{{tree}}", "-p", commit, stdin=_message(f"without: {words}", ""))
+        made = self.replay((opposite.decode().strip(),), onto)
+        return made if isinstance(made, Failure) else replace(made, picked=(), left_out=(commit,))
+
     def tree(self, commit: str) -> str:
         """The name of the files of `commit`."""
         return self.git("rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()

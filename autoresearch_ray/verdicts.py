@@ -38,7 +38,7 @@ _NEVER_COUNTED = frozenset(
 )
 GROUP = 64  # changes brought together at once
 _DOUBTED = 3  # measurements of a suspicious value before it is judged
-_INTERPLAY = 0.25  # share of what changes bring alone by which a group of them may miss it
+_INTERPLAY = 0.25  # share of what changes bring alone by which they may miss it in company
 _FAILURES = 2  # of what would be the best, when it is measured again
 _HOLDOUTS = 3  # measurements of a holdout before it refuses a commit
 
@@ -157,13 +157,16 @@ def _prior(board: Board, candidate: Experiment, over: str, sigma: float) -> tupl
     commit = candidate.commit or ""
     mean, variance = 0.0, 0.0
     for each in board.contains(commit) - board.contains(over):
-        change = board.at(each)
-        if change is None or change.likely is None or change.spread is None or each == commit:
+        sign, known = 1.0, each if each != commit else None
+        if known is None and candidate.kind == "ablate":  # what the change brought that it takes out, turned round
+            sign, known = -1.0, candidate.left_out[0]
+        change = board.at(known) if known else None
+        if change is None or change.likely is None or change.spread is None:
             likely, spread = board.effects.prior(sigma)
         else:
-            likely, spread = change.likely, change.spread
+            likely, spread = sign * change.likely, change.spread
         mean, variance = mean + likely, variance + spread * spread
-    if candidate.kind == "replay":
+    if candidate.kind in ("replay", "ablate"):
         variance += (_INTERPLAY * mean) ** 2
     return mean, math.sqrt(variance)
 

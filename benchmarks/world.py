@@ -36,6 +36,7 @@ from autoresearch_ray.model import (
     Spent,
     Stop,
     Usage,
+    Wait,
 )
 from autoresearch_ray.ports import Policy
 
@@ -192,6 +193,10 @@ class Run:
         match order:
             case Stop():
                 return
+            case Wait(seconds=seconds):
+                nothing = Measurement(None, Failure(FailureKind.AGENT, order.why))
+                attempt = Attempt(order.id, lane, self.board.lanes[lane].sitting, "wait", "", None, nothing)
+                heapq.heappush(self._queue, (self.now + seconds, self.decisions, lane, attempt))
             case Propose(parent=parent):
                 change = self._idea(parent)
                 self._under_way[lane] = change

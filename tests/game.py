@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from autoresearch_ray import orders
 from autoresearch_ray.board import Board
 from autoresearch_ray.model import (
+    Ablate,
     Attempt,
     Direction,
     Eval,
@@ -35,6 +36,7 @@ from autoresearch_ray.model import (
     Status,
     Stop,
     Usage,
+    Wait,
 )
 from autoresearch_ray.policies.bayes import Bayes
 from autoresearch_ray.ports import Policy
@@ -127,7 +129,8 @@ class Game:
         self.orders.clear()
 
     def hand_in(self, attempt: Attempt) -> Order:
-        self.now += 1.0
+        order = self.orders.get(attempt.lane)
+        self.now += order.seconds if isinstance(order, Wait) else 1.0
         events, order = orders.decide(self.board, attempt, self.now, self.policy)
         self.record(events)
         if attempt.seat == self.board.lanes[attempt.lane].sitting:
@@ -154,6 +157,9 @@ class Game:
         """What `lane` would hand in for its order."""
         order, seat = self.orders[lane], self.board.lanes[lane].seat
         assert not isinstance(order, Stop)
+        if isinstance(order, Wait):
+            nothing = Measurement(None, Failure(FailureKind.AGENT, order.why))
+            return Attempt(order.id, lane, self.board.lanes[lane].sitting, "wait", "", None, nothing)
         self.made += 1
         picked: list[str] = []
         left_out: list[str] = []
@@ -170,6 +176,12 @@ class Game:
                 else:
                     left_out.append(each)
             outcome = outcome or self._known(head, line)
+        elif isinstance(order, Ablate):
+            parent, head = order.parent, f"commit{self.made:05d}"
+            self.effects[head] = -self.effects[order.commit]
+            self.commit(head, parent, head)
+            line.append(head)
+            left_out.append(order.commit)
         else:
             parent, head = order.parent, f"commit{self.made:05d}"
             self.effects[head] = self.propose(self, parent)

@@ -21,13 +21,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autoresearch_ray.agents
+from autoresearch_ray.agents._trouble import trouble_in
 from autoresearch_ray.agents.claude import Claude
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.agents.command import Command, idea_in
 from autoresearch_ray.agents.none import NoAgent
 from autoresearch_ray.agents.scripted import Scripted
 from autoresearch_ray.errors import AgentError
-from autoresearch_ray.model import Brief, Direction, Eval, Metric, Options, Program, Proposal, Scope
+from autoresearch_ray.model import (
+    Brief,
+    Direction,
+    Eval,
+    Metric,
+    Options,
+    Program,
+    Proposal,
+    Scope,
+    Trouble,
+    TroubleKind,
+)
 from autoresearch_ray.ports import Agent, AgentSetup, named
 
 PROGRAM = Program(
@@ -431,3 +443,136 @@ def test_a_script_that_is_not_there_is_refused_before_the_run(tmp_path: Path) ->
         with pytest.raises(AgentError):
             Scripted.check(Options(agent_command=command), {})
     Scripted.check(Options(agent_command=str(tmp_path)), {})
+
+
+# --- What kept an agent from an edit ---------------------------------------------------------------------------------
+
+LIMITED, GONE, AUTH = TroubleKind.RATE_LIMITED, TroubleKind.UNAVAILABLE, TroubleKind.AUTH
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "after"),
+    [
+        ("HTTP 429 Too Many Requests\nRetry-After: 30", LIMITED, 30.0),
+        ("HTTP/1.1 503 Service Unavailable\nretry-after: 7", GONE, 7.0),
+        (
+            "litellm.RateLimitError: RateLimitError: OpenAIException - stub says 429\nRetrying in 0.2 seconds",
+            LIMITED,
+            None,
+        ),
+        ("litellm.AuthenticationError: AuthenticationError: OpenAIException - stub says 401", AUTH, None),
+        ('{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', GONE, None),
+        ('{"statusCode":429,"message":"Rate limit reached. Please try again in 1m30.5s."}', LIMITED, 90.5),
+        ('{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"}]}}', LIMITED, 34.0),
+        ("openai.RateLimitError: Error code: 429 - {'error': {'code': 'rate_limit_exceeded'}}", LIMITED, None),
+        ("Error code: 429 - {'error': {'code': 'insufficient_quota'}}", AUTH, None),
+        ("Error code: 401 - {'error': {'code': 'invalid_api_key'}}", AUTH, None),
+        ('API Error: 529 {"type":"error"}', GONE, None),
+        ("anthropic.InternalServerError: Error code: 500", GONE, None),
+        ("Error: connect ECONNREFUSED 127.0.0.1:11434", GONE, None),
+        ("attempt 1: status 500\nattempt 2: HTTP 429, retry-after-ms: 1500", LIMITED, 1.5),
+    ],
+)
+def test_what_programs_print_is_known_whatever_they_end_with(
+    words: str, kind: TroubleKind, after: float | None
+) -> None:
+    assert trouble_in(words, failed=False) == trouble_in(words, failed=True) == Trouble(kind, after)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "after"),
+    [
+        ("You've hit your usage limit. Try again in 3 hours 12 minutes.", LIMITED, 3 * 3600 + 12 * 60.0),
+        ("Claude usage limit reached, resets in 2h", LIMITED, 7200.0),
+        ("Rate limit hit: please retry in 1 day, 2 hours and 3 s", LIMITED, 86400 + 7200 + 3.0),
+        ("too many requests, available again in 500ms", LIMITED, 0.5),
+        ("Invalid API key · Please run /login", AUTH, None),
+        ("Not logged in. Run `codex login` first", AUTH, None),
+        ("no API key was found", AUTH, None),
+        ("stream disconnected: error sending request for url", GONE, None),
+        ("could not resolve host", GONE, None),
+    ],
+)
+def test_what_people_are_told_counts_only_where_the_tool_says_that_it_failed(
+    words: str, kind: TroubleKind, after: float | None
+) -> None:
+    assert trouble_in(words, failed=True) == Trouble(kind, after)
+    assert trouble_in(words, failed=False) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "Traceback (most recent call last):\nValueError: batch size 429 is odd",
+        "no such model: Error code: 404",
+        "read 401 lines, 500 tokens; the learning rate limits the width",
+        "Error code: 400 - max_tokens is too large",
+    ],
+)
+def test_what_says_nothing_of_the_provider_is_not_taken_for_it(words: str) -> None:
+    assert trouble_in(words, failed=True) is trouble_in(words, failed=False) is None
+
+
+@given(st.text(max_size=300))
+def test_whatever_a_tool_prints_can_be_read(words: str) -> None:
+    after = (trouble_in(words, failed=True) or Trouble(LIMITED)).retry_after_seconds
+    assert after is None or after >= 0
+
+
+@pytest.mark.parametrize(
+    ("script", "trouble", "error"),
+    [
+        ("exit 0", None, None),
+        ("exit 3", None, "status 3"),
+        ("echo 'HTTP 429, Retry-After: 9'; exit 1", Trouble(LIMITED, 9.0), "status 1"),
+        ("echo 'AuthenticationError: no' >&2; exit 0", Trouble(AUTH), "as if all were well"),
+        ("echo 'the rate limit is a constant of train.py'; exit 0", None, None),
+        ("echo 'litellm.RateLimitError: again in a while'; sleep 60", Trouble(LIMITED), "stopped after"),
+        ("echo 'I think about a rate limit'; sleep 60", Trouble(TroubleKind.TIMEOUT), "stopped after"),
+    ],
+)
+def test_a_command_in_trouble_says_of_which_kind(
+    checkout: Path, script: str, trouble: Trouble | None, error: str | None
+) -> None:
+    proposal = propose(Command, checkout, agent_command=script, agent_minutes=0.5 / 60 if "sleep" in script else 1.0)
+    assert proposal.trouble == trouble
+    assert proposal.error is None if error is None else error in (proposal.error or "")
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "trouble"),
+    [
+        (
+            {"is_error": True, "api_error_status": 429, "result": "Limited. Try again in 20s."},
+            1,
+            Trouble(LIMITED, 20.0),
+        ),
+        ({"is_error": True, "api_error_status": 529, "result": None}, 1, Trouble(GONE)),
+        ({"is_error": True, "result": "Invalid API key · Please run /login"}, 1, Trouble(AUTH)),
+        ({"is_error": True, "result": "API Error: 429"}, 0, Trouble(LIMITED)),
+        ({"permission_denials": [{"tool_name": "Bash"}], "result": "I may not."}, 0, Trouble(TroubleKind.REJECTED)),
+        ({"is_error": True, "subtype": "error_max_turns", "result": None}, 1, None),
+        ({}, 0, None),
+    ],
+)
+def test_claude_in_trouble_says_of_which_kind(
+    checkout: Path, changed: dict[str, Any], status: int, trouble: Trouble | None
+) -> None:
+    environ = stand_in(checkout.parent / "bin", "claude", claude_result(**changed), status)
+    assert propose(Claude, checkout, environ=environ).trouble == trouble
+
+
+@pytest.mark.parametrize(
+    ("message", "trouble"),
+    [
+        ("exceeded retry limit, last status: 429 Too Many Requests", Trouble(LIMITED)),
+        ("You've hit your usage limit. Try again in 2 hours.", Trouble(LIMITED, 7200.0)),
+        ("unexpected status 401 Unauthorized: Missing bearer", Trouble(AUTH)),
+        ("the model refused", None),
+    ],
+)
+def test_codex_in_trouble_says_of_which_kind(checkout: Path, message: str, trouble: Trouble | None) -> None:
+    events = [*CODEX_EVENTS[:3], {"type": "turn.failed", "error": {"message": message}}]
+    environ = stand_in(checkout.parent / "bin", "codex", lines(events), 1)
+    assert propose(Codex, checkout, environ=environ).trouble == trouble

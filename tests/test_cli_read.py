@@ -25,6 +25,7 @@ from autoresearch_ray.cli.live import Lines
 from autoresearch_ray.cli.status import doing
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.model import (
+    Ablate,
     Failure,
     FailureKind,
     Holdout,
@@ -38,6 +39,7 @@ from autoresearch_ray.model import (
     Rework,
     Status,
     Stop,
+    Wait,
 )
 from tests.runs import Run, git, history, write
 
@@ -252,6 +254,8 @@ def test_status_tells_how_the_run_stands(invoke: Invoke, project: Path) -> None:
         ),
         (Replay("gpu0-4", "b" * 40, ("a1" * 20,), 7), "replays 1 of its own onto bbbbbbb"),
         (Holdout("gpu0-4", "a1" * 20, 7), "measures the holdout of a1a1a1a"),
+        (Ablate("gpu0-4", "b" * 40, "a1" * 20, 7, why="without #1: one"), "tries bbbbbbb without #1: one"),
+        (Wait("gpu0-4", 9.0, "the provider limits the rate"), "waits: the provider limits the rate"),
         (Stop("3 experiments"), "stopped: 3 experiments"),
     ],
 )
@@ -282,6 +286,28 @@ def test_status_and_log_tell_what_is_suspicious_and_what_was_refused(tmp_path: P
     assert facts["suspicious"] == [1] and facts["refused"][0]["commit"] == "a1" * 20
     words = said("log", "--text")
     assert "#1  keep?" in words and "suspicious (gave its metric 3 times, its parent 1): a large gain" in words
+
+
+def test_status_tells_why_no_agent_is_asked(tmp_path: Path) -> None:
+    run = Run()
+    run.seat("gpu0")
+    run.remeasure("gpu0", run.base, 1.0)
+
+    def said(folder: Path) -> tuple[str, dict[str, object] | None]:
+        write(run, folder)
+        text, data = (
+            CliRunner().invoke(main, ["status", each, "--folder", str(folder)]).stdout for each in ("--text", "--json")
+        )
+        return text, json.loads(data)["agents_left_alone"]
+
+    for _ in range(3):
+        run.propose("gpu0", "", None, Status.LOST, failure=Failure(FailureKind.AGENT, "exit status 1: no such model"))
+    text, left_alone = said(tmp_path / "failing")
+    assert re.search(r"^agents +the agents fail: one lane tries \(exit status 1: no such model\)$", text, re.M)
+    assert left_alone is not None and (left_alone["trouble"], left_alone["openings"]) == ("crashed", 1)
+    run.propose("gpu0", "works", 0.9)
+    text, left_alone = said(tmp_path / "working")
+    assert "the agents fail" not in text and left_alone is None
 
 
 def test_unlike_devices_are_told_apart_in_status_and_log(tmp_path: Path) -> None:

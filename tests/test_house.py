@@ -39,9 +39,9 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model",
     "thought": (
-        "ports pace noise evidence pool suspicion layered account board draft verdicts orders policies "
-        "markdown metrics sections program advice brief proposals certainty timesheet results report picture sameness "
-        "merge"
+        "ports pace noise evidence pool suspicion breaker layered account board draft verdicts meanwhile orders "
+        "policies markdown metrics sections program advice brief proposals certainty timesheet results report picture "
+        "sameness merge"
     ),
     "hands": "process guardian slot_clock slot ledger bare tree store repo evaluator reading monitors agents",
     "work": "researcher worker coordinator seating team run_folder",
@@ -74,6 +74,8 @@ PURE = {
     "evidence",
     "pool",
     "suspicion",
+    "breaker",
+    "meanwhile",
     "layered",
     "account",
     "board",

@@ -38,6 +38,8 @@ from autoresearch_ray.model import (
     Seat,
     Status,
     Stop,
+    Trouble,
+    TroubleKind,
     Usage,
 )
 from autoresearch_ray.noise import Effects, Noise
@@ -1168,13 +1170,15 @@ class Referee:
         game = self.game
         before = state(game.board) if game.chance.random() < 0.2 else None
         working = [name for name, each in game.board.lanes.items() if each.active]
-        attempt = game.attempt(lane, outcome)
+        idle = outcome is not None and outcome.failure is not None and outcome.failure.kind is FailureKind.AGENT
+        kinds = [None, *(Trouble(kind, after) for kind in TroubleKind for after in (None, 30.0))]
+        attempt = game.attempt(lane, outcome, **({"trouble": game.chance.choice(kinds)} if idle else {}))
         if before is not None:
             decided = orders.decide(game.board, attempt, game.now + 1, game.policy)
             assert state(game.board) == before  # making an attempt and deciding on it change nothing by themselves
             assert orders.decide(game.board, attempt, game.now + 1, game.policy) == decided
         given = game.hand_in(attempt)
-        if game.chance.random() < 0.1:
+        if attempt.kind != "wait" and game.chance.random() < 0.1:  # who waited asks anew whenever it comes
             lines = len(game.lines)
             assert game.hand_in(attempt) == given and len(game.lines) == lines
         self.look(lane, working)

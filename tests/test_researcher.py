@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from autoresearch_ray import program as reader
 from autoresearch_ray.board import replay
 from autoresearch_ray.evaluator import Evaluator, Slot
 from autoresearch_ray.model import (
+    Ablate,
     Attempt,
     Brief,
     Direction,
@@ -27,7 +29,10 @@ from autoresearch_ray.model import (
     Replay,
     Rework,
     Stop,
+    Trouble,
+    TroubleKind,
     Usage,
+    Wait,
 )
 from autoresearch_ray.monitors.cpu import Cpu
 from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
@@ -35,7 +40,7 @@ from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.researcher import Researcher, Work
 from autoresearch_ray.store import Candidate, Store
 from autoresearch_ray.worker import device_class
-from tests.conftest import TRAIN, Toy
+from tests.conftest import TRAIN, Toy, git
 
 Edit = Callable[[Path, Brief], Proposal]
 
@@ -98,7 +103,7 @@ class Lane:
         assert isinstance(made, Candidate)
         return made
 
-    def works(self, order: Work, *edits: Edit) -> Agent:
+    def works(self, order: Work | Wait, *edits: Edit) -> Agent:
         """Carry out one order, hand it in, and stop."""
         agent = Agent(list(edits))
         (self.folder / "worker" / "gpu0").mkdir(parents=True, exist_ok=True)
@@ -269,6 +274,96 @@ def test_a_replay_whose_files_were_measured_is_not_measured_again(one: Lane) -> 
     failure = one.attempt.measurement.failure
     assert failure is not None and failure.kind is FailureKind.DUPLICATE and "#3" in failure.message
     assert one.attempt.picked == (fits.commit,) and one.attempt.commit is None and one.logs == {}
+
+
+def test_an_ablation_takes_one_change_out_of_a_commit_and_leaves_the_others(one: Lane) -> None:
+    first = one.made("LR = 0.5", "LR = 0.25")
+    second = one.made("WIDTH = 8", "WIDTH = 16", first.commit)
+    third = one.made("SLEEP = 0.05", "SLEEP = 0.06", second.commit)
+    one.works(Ablate("gpu0-1", third.commit, second.commit, 1, why="without #2: a wider net"))
+    assert (one.attempt.kind, one.attempt.left_out, one.attempt.idea) == (
+        "ablate",
+        (second.commit,),
+        "without #2: a wider net",
+    )
+    assert one.attempt.measurement.value is not None and one.attempt.parent == third.commit
+    assert one.store.git("show", f"{one.attempt.commit}:train.py").decode() == TRAIN.replace("0.5", "0.25", 1).replace(
+        "SLEEP = 0.05", "SLEEP = 0.06"
+    )
+    assert [tree for _, _, tree in one.claims] == [one.attempt.tree]
+
+
+def test_an_ablation_in_which_later_changes_stand_in_the_way_is_not_measured(one: Lane) -> None:
+    first = one.made("LR = 0.5", "LR = 0.25")
+    second = one.made("LR = 0.25", "LR = 0.2", first.commit)
+    one.works(Ablate("gpu0-1", second.commit, first.commit, 1))
+    assert one.attempt.commit is None and one.attempt.measurement.failure is not None
+    assert one.attempt.measurement.failure.kind is FailureKind.CONFLICT
+
+
+def test_a_lane_that_waits_comes_back_with_nothing_and_leaves_at_once_when_drained(one: Lane) -> None:
+    one.works(Wait("gpu0-1", 0.01, "the provider limits the rate"))
+    assert (one.attempt.kind, one.attempt.commit, one.claims) == ("wait", None, [])
+    one.signals.drain.set()
+    one.works(Wait("gpu0-2", 3600.0, "the provider limits the rate"))
+    assert len(one.handed_in) == 1
+
+
+def commits_by_itself(checkout: Path, brief: Brief) -> Proposal:
+    """As an agent does that was told not to, and in the end stands on something else."""
+    sets("WIDTH = 8", "WIDTH = 12")(checkout, brief)
+    git(checkout, "commit", "-q", "-a", "-m", "mine")
+    git(checkout, "checkout", "-q", "-b", "elsewhere", "HEAD~1")
+    git(checkout, "reset", "-q", "--soft", "HEAD@{1}")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "moved")
+    return WIDER(checkout, brief)
+
+
+def test_an_agent_that_commits_and_moves_its_head_is_judged_by_what_differs_from_the_parent(one: Lane) -> None:
+    one.works(Propose("gpu0-1", one.base, 1), commits_by_itself)
+    attempt = one.attempt
+    assert attempt.commit and attempt.line == (attempt.commit,) and attempt.trouble is None
+    assert one.store.git("rev-parse", f"{attempt.commit}^").decode().strip() == one.base
+    assert one.store.git("show", f"{attempt.commit}:train.py").decode() == TRAIN.replace("WIDTH = 8", "WIDTH = 16")
+
+
+def test_an_agent_that_commits_its_edit_and_takes_it_back_has_made_none(one: Lane) -> None:
+    def edit(checkout: Path, brief: Brief) -> Proposal:
+        WIDER(checkout, brief)
+        git(checkout, "commit", "-q", "-a", "-m", "mine")
+        git(checkout, "checkout", "-q", "HEAD~1")
+        return Proposal("a wider net")
+
+    one.works(Propose("gpu0-1", one.base, 1), edit)
+    assert one.attempt.commit is None and one.attempt.trouble == Trouble(TroubleKind.NO_EDIT)
+
+
+@pytest.mark.parametrize(
+    ("said", "trouble"),
+    [
+        (Proposal("", error="it broke"), Trouble(TroubleKind.CRASHED)),
+        (
+            Proposal("", error="429", trouble=Trouble(TroubleKind.RATE_LIMITED, 7.0)),
+            Trouble(TroubleKind.RATE_LIMITED, 7.0),
+        ),
+        (Proposal("", trouble=Trouble(TroubleKind.AUTH, math.nan)), Trouble(TroubleKind.AUTH)),
+        (Proposal("", trouble=Trouble(TroubleKind.UNAVAILABLE, -1.0)), Trouble(TroubleKind.UNAVAILABLE)),
+        (Proposal(""), Trouble(TroubleKind.NO_EDIT)),
+    ],
+)
+def test_what_kept_an_agent_from_an_edit_is_handed_in_as_far_as_it_makes_sense(
+    one: Lane, said: Proposal, trouble: Trouble
+) -> None:
+    one.works(Propose("gpu0-1", one.base, 1), lambda checkout, brief: said)
+    assert one.attempt.trouble == trouble
+
+
+def test_an_agent_that_made_an_edit_was_in_no_trouble_whatever_it_says(one: Lane) -> None:
+    def edit(checkout: Path, brief: Brief) -> Proposal:
+        return replace(WIDER(checkout, brief), error="429", trouble=Trouble(TroubleKind.RATE_LIMITED, 7.0))
+
+    one.works(Propose("gpu0-1", one.base, 1), edit)
+    assert one.attempt.trouble is None and one.attempt.measurement.value is not None
 
 
 def test_a_second_measurement_claims_nothing(one: Lane) -> None:

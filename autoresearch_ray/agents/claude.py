@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoresearch_ray.agents._trouble import retry_after_seconds, status_trouble
 from autoresearch_ray.agents.command import Command as _Command
 from autoresearch_ray.agents.command import idea_in, installed
 from autoresearch_ray.brief import one_line
-from autoresearch_ray.model import Options, Proposal, Usage
+from autoresearch_ray.model import Options, Proposal, Trouble, TroubleKind, Usage
 
 _TOOLS = "Read,Edit,Write,Glob,Grep"  # no shell: no git, no training run, nothing that outlives the turn; no web
 _KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
@@ -58,7 +59,16 @@ class Claude(_Command):
             cost_usd=float(cost) if isinstance(cost, int | float) else None,
         )
         error = f"claude: {one_line(said) or result.get('subtype', 'error')}" if result.get("is_error") else None
-        return Proposal(idea_in(said), usage, error=error)
+        return Proposal(idea_in(said), usage, error=error, trouble=_trouble(result))
+
+
+def _trouble(result: Mapping[str, Any]) -> Trouble | None:
+    """What the result object itself says of it. Of an error without a known status, the words are read by others."""
+    status = result.get("api_error_status")
+    kind = status_trouble(status) if result.get("is_error") and isinstance(status, int) else None
+    if kind:
+        return Trouble(kind, retry_after_seconds(str(result.get("result") or "")))
+    return Trouble(TroubleKind.REJECTED) if result.get("permission_denials") else None
 
 
 def _result(stdout: str) -> dict[str, Any] | None:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.agents._trouble import trouble_in
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
-from autoresearch_ray.model import Brief, Options, Proposal
+from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind
 from autoresearch_ray.ports import AgentSetup
 
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
+_HEARD = 20  # lines at the end of a transcript in which a failure is looked for
 _SAID = 64 << 10  # characters at its end in which the idea is looked for
 _PROGRAM = re.compile(  # a program's plain name, and none of the words that the shell itself knows
     r"\s*(?!(?:case|cd|command|echo|eval|exec|export|for|if|printf|read|set|test|trap|umask|unset|until|while)\s)"
@@ -52,7 +54,10 @@ class Command:
             installed(word[1], environ, "install it, or give its full path in --agent-command")
 
     def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
-        """Run the agent once. Its timeout, its exit status and its own report of a failure go to `Proposal.error`."""
+        """Run the agent once. Its timeout, its exit status and its own report of a failure go to `Proposal.error`.
+
+        Whose doing that is, as far as its words tell, goes to `Proposal.trouble`.
+        """
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         prompt, answer = folder / "prompt.md", folder / "answer.txt"
@@ -82,7 +87,14 @@ class Command:
             error = "the agent's guardian vanished"
         elif ended.code != 0 and (error is None or not text.strip()):
             error = f"the agent exited with status {ended.code}: {one_line(process.tail(log, lines=5), 500)}"
-        return replace(said, usage=replace(said.usage, seconds=ended.wall_seconds), error=error)
+        words = said.error if said.error and text.strip() else process.tail(log, lines=_HEARD)
+        failed = said.error is not None or (ended.why == "exit" and ended.code != 0)
+        trouble = said.trouble or trouble_in(words, failed=failed)
+        if ended.why == "timeout":  # most tools go on trying for longer than anybody waits, and may have said why
+            trouble = trouble or Trouble(TroubleKind.TIMEOUT)
+        elif trouble and error is None:
+            error = f"the agent ended as if all were well, and said: {one_line(words[-500:], 500)}"
+        return replace(said, usage=replace(said.usage, seconds=ended.wall_seconds), error=error, trouble=trouble)
 
     def start(self) -> str | Sequence[str]:
         """What is run: a string for the shell, or a program and its arguments. A preset says its own."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from autoresearch_ray.agents import _constants
 from autoresearch_ray.errors import AgentError
-from autoresearch_ray.model import Brief, Direction, Options, Past, Proposal, Scalar, Status
+from autoresearch_ray.model import Brief, Direction, Options, Past, Proposal, Scalar, Status, Trouble, TroubleKind
 from autoresearch_ray.ports import AgentSetup
 
 _REMEMBERED = 200  # experiments that a choice is made from; 200 with ten knobs take about 50 ms
@@ -60,7 +60,7 @@ class Knobs:
         if chosen is None:
             error = "no knob can be turned any further" if knobs else _WHAT_IS_A_KNOB
             log.write_text(error + "\n", encoding="utf-8")
-            return Proposal("", error=error)
+            return Proposal("", error=error, trouble=Trouble(TroubleKind.NO_EDIT))
         turned = [name for name in knobs if chosen[name] != current[name]]
         for file in sorted({knobs[name].file for name in turned}):
             changes = [(knobs[name], chosen[name]) for name in turned if knobs[name].file == file]

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
-from autoresearch_ray.model import Brief, Options, Proposal
+from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind
 from autoresearch_ray.ports import AgentSetup
 
 
@@ -47,11 +47,12 @@ class Scripted:
         lines = [each for each in lines if each.strip() and not each.lstrip().startswith("#")]
         place = self._next(brief.id)
         if place >= len(lines):
-            return self._noted(log, Proposal("", error="the script has ended"))
+            return self._noted(log, Proposal("", error="the script has ended", trouble=Trouble(TroubleKind.NO_EDIT)))
         try:
             idea, written = _read(checkout, lines[place])
         except ValueError as error:
-            return self._noted(log, Proposal("", error=f"line {place + 1} of the script: {error}"))
+            words = f"line {place + 1} of the script: {error}"
+            return self._noted(log, Proposal("", error=words, trouble=Trouble(TroubleKind.REJECTED)))
         for path, text in written.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())

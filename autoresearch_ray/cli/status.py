@@ -21,7 +21,7 @@ from autoresearch_ray.certainty import (
 )
 from autoresearch_ray.cli.folder import Driver
 from autoresearch_ray.cli.output import columns
-from autoresearch_ray.model import Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop
+from autoresearch_ray.model import Ablate, Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop, Wait
 from autoresearch_ray.results import described, duration, leaderboard, line, signed, timestamp
 
 NOTHING = {"metric": None, "error": None, "measurements": 0}
@@ -86,6 +86,10 @@ def doing(board: Board, name: str) -> str:
             whose = sorted({found.lane for each in commits if (found := board.at(each))})
             of = "its own" if whose == [name] else ", ".join(whose) or "unknown origin"
             return f"replays {len(commits)} of {of} onto {parent[:7]}{f': {line(why)}' if why else ''}"
+        case Ablate(parent=parent, why=why):
+            return f"tries {parent[:7]} {line(why)}"
+        case Wait(why=why):
+            return f"waits: {line(why)}"
         case Holdout(commit=commit):
             return f"measures the holdout of {commit[:7]}"
         case Stop(reason=reason):
@@ -142,6 +146,7 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
         "seconds_left": speed.seconds_left,
         "limit": speed.limit,
         "cost_usd": board.cost_usd,
+        "agents_left_alone": _left_alone(board),
         "lanes": [
             {
                 "rank": row.rank,
@@ -161,6 +166,14 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
             for row in leaderboard(board)
         ],
     }
+
+
+def _left_alone(board: Board) -> dict[str, Any] | None:
+    """Why no agent is asked now, and until when at least; None while they are."""
+    breaker = board.breaker
+    if breaker.until is None or breaker.kind is None:
+        return None
+    return {"trouble": str(breaker.kind), "until": timestamp(breaker.until), "openings": breaker.openings}
 
 
 def _scored(board: Board, experiment: Experiment | None) -> dict[str, Any] | None:
@@ -197,6 +210,7 @@ def status_text(board: Board, driver: Driver, now: float) -> str:
         ("tried", f"{board.counted} experiments: {counts_text(board)}; {board.attempts} measurements"),
         ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
         ("refused", "; ".join(refusals)),
+        ("agents", agents_text(board, now)),
         ("pace", pace_text(board, speed)),
         *(("account" if not index else "", each) for index, each in enumerate(timesheet.status_lines(board, now))),
     ]
@@ -253,6 +267,18 @@ def others_text(board: Board, experiment: Experiment) -> str:
     """Its other numbers, such as "memory_gb 44.1, latency_ms 3.2"."""
     known = ((name, other(experiment, name)) for name in others(board))
     return ", ".join(f"{line(name)} {rough(each)}" for name, each in known)
+
+
+def agents_text(board: Board, now: float) -> str:
+    """Why no agent is asked now, such as "the provider limits the rate: left alone for 3m"; "" while they are."""
+    breaker = board.breaker
+    if breaker.until is None or board.closed:
+        return ""
+    said = f" ({line(board.agent_failure.message, 80)})" if board.agent_failure else ""
+    left = (
+        "one lane tries" if breaker.probe or breaker.until <= now else f"left alone for {duration(breaker.until - now)}"
+    )
+    return f"{breaker.why}: {left}{said}"
 
 
 def pace_text(board: Board, speed: Pace) -> str:
