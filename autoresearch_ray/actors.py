@@ -50,6 +50,9 @@ class _CoordinatorActor:
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         return self._coordinator.claim(lane, id, tree)
 
+    def pause(self, worker: int, reason: str) -> bool:
+        return self._coordinator.pause(worker, reason)
+
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         return self._coordinator.submit(attempt, bundle, logs)
 
@@ -102,6 +105,10 @@ class _Desk:
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         taken: Taken | None = ray.get(self._coordinator.claim.remote(lane, id, tree))
         return taken
+
+    def pause(self, worker: int, reason: str) -> bool:
+        goes_on: bool = ray.get(self._coordinator.pause.remote(worker, reason))
+        return goes_on
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         reply: Reply = ray.get(self._coordinator.submit.remote(attempt, bundle, logs))

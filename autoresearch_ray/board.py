@@ -34,16 +34,19 @@ from autoresearch_ray.model import (
     Opened,
     Order,
     Ordered,
+    Paused,
     Program,
     Published,
     Refused,
     Replay,
     Resumed,
+    Retired,
     Rule,
     Seat,
     Seated,
     Status,
     Stop,
+    Unpaused,
     Vacated,
 )
 from autoresearch_ray.noise import Effects
@@ -53,6 +56,7 @@ from autoresearch_ray.ports import Score
 IDLE_AGENT = frozenset(
     {FailureKind.AGENT, FailureKind.NO_CHANGE, FailureKind.NO_EFFECT, FailureKind.DUPLICATE}
 )  # nothing new came of it
+_NOT_RUN = IDLE_AGENT | {FailureKind.OUT_OF_SCOPE, FailureKind.CONFLICT}  # nothing came to the device
 
 
 @dataclass(slots=True)
@@ -70,15 +74,20 @@ class Lane:
     hand_ins: int = 0  # verdicts since it last moved onto the best
     discards_in_a_row: int = 0
     agent_failures_in_a_row: int = 0
-    machine_failures_in_a_row: int = 0
     remeasure_failures_in_a_row: int = 0
     calibrated: bool = False  # has measured the base itself
     present: bool = True  # false from the moment a run is taken up again until somebody sits here
+    paused: bool = False  # its slot waits for its device
+
+    @property
+    def ordered(self) -> bool:
+        """Whether somebody is there to carry out its order, now or when its slot is no longer paused."""
+        return self.present and self.order is not None and not isinstance(self.order, Stop)
 
     @property
     def active(self) -> bool:
         """Whether somebody is carrying out its order."""
-        return self.present and self.order is not None and not isinstance(self.order, Stop)
+        return self.ordered and not self.paused
 
 
 class Board:
@@ -99,7 +108,10 @@ class Board:
         self.cost_usd = 0.0
         self.base_failure: Failure | None = None  # the latest
         self.agent_failure: Failure | None = None  # the latest
-        self.machine_failure: Failure | None = None  # the latest
+        self.machine_failures: dict[int, tuple[str, ...]] = {}  # in a row, by worker: of which commits
+        self.paused: dict[int, Paused] = {}  # by worker
+        self.retired: dict[int, Retired] = {}  # by worker, until the run is taken up again
+        self.stranded: tuple[str, ...] = ()  # proposals that a retired slot took with it, and nobody has tried since
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
         self.agent_seconds: float | None = None  # of one proposal, on the way
@@ -240,23 +252,42 @@ class Board:
                 self.program = program
                 self.closed = None
                 self.idle_agents_in_a_row = 0
+                self.machine_failures, self.paused, self.retired = {}, {}, {}
                 for name, lane in self.lanes.items():
                     self.lanes[name] = replace(
                         lane,
                         present=False,
+                        paused=False,
                         agent_failures_in_a_row=0,
-                        machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
                     )
             case Seated(seat=seat, sitting=sitting):
                 known = self.lanes.get(seat.lane)
+                if known:  # its worker is another process now, and has yet to look at its device
+                    self._unpause(seat.worker)
+                    known = self.lanes[seat.lane]
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
                 moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
                 calibrated = lane.calibrated and not moved
-                self.lanes[seat.lane] = replace(lane, seat=seat, sitting=sitting, present=True, calibrated=calibrated)
+                self.lanes[seat.lane] = replace(
+                    lane,
+                    seat=seat,
+                    sitting=sitting,
+                    present=True,
+                    paused=seat.worker in self.paused,
+                    calibrated=calibrated,
+                )
             case Vacated(lane=name):
+                self._unpause(self.lanes[name].seat.worker)
                 self.lanes[name].present = False
+            case Paused(worker=worker):
+                self.paused[worker] = event
+                self._change(worker, paused=True)
+            case Unpaused(worker=worker):
+                self._unpause(worker)
+            case Retired():
+                self._retired(event)
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at = order, at
@@ -264,6 +295,8 @@ class Board:
                     lane.number += 1
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
+                    if self.stranded:
+                        self.stranded = tuple(each for each in self.stranded if each not in order.commits)
             case Measured(attempt=attempt, at=at):
                 self._measured(attempt, at)
             case Judged():
@@ -288,9 +321,11 @@ class Board:
         self.attempts += 1
         self.evaluations += measurement.wall_seconds > 0
         self.cost_usd += attempt.usage.cost_usd or 0.0
-        machine = failure is not None and failure.kind is FailureKind.MACHINE
-        self.machine_failure = failure if machine else self.machine_failure
-        lane.machine_failures_in_a_row = lane.machine_failures_in_a_row + 1 if machine else 0
+        machine, worker = failure is not None and failure.kind is FailureKind.MACHINE, lane.seat.worker
+        if machine:
+            self.machine_failures[worker] = (*self.machine_failures.get(worker, ()), attempt.commit or "")
+        elif failure is None or failure.kind not in _NOT_RUN:
+            self.machine_failures.pop(worker, None)
         if attempt.kind == "propose":
             idle = failure is not None and failure.kind in IDLE_AGENT
             lane.agent_failures_in_a_row = lane.agent_failures_in_a_row + 1 if idle else 0
@@ -414,6 +449,8 @@ class Board:
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
+        if event.status is Status.LOST and lane.seat.worker in self.retired:
+            self._strand(experiment.commit)
         if experiment.kind == "replay":
             self._joined(experiment, event)
         elif experiment.commit and event.gain is not None:
@@ -430,6 +467,28 @@ class Board:
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
+
+    def _change(self, worker: int, **changes: bool) -> None:
+        """Of all lanes of a worker. Anew, as lanes other than its own are shared with the board that a fork is of."""
+        for name, lane in self.lanes.items():
+            if lane.seat.worker == worker:
+                self.lanes[name] = replace(lane, **changes)  # type: ignore[arg-type]
+
+    def _unpause(self, worker: int) -> None:
+        if self.paused.pop(worker, None):
+            self._change(worker, paused=False)
+
+    def _retired(self, event: Retired) -> None:
+        self._unpause(event.worker)
+        self.retired[event.worker] = event
+        self._change(event.worker, present=False)
+        for commit in self.machine_failures.pop(event.worker, ()):
+            self._strand(commit)
+
+    def _strand(self, commit: str | None) -> None:
+        found = self.at(commit) if commit else None
+        if found and found.kind == "propose" and found.commit not in self.stranded:
+            self.stranded = (*self.stranded, commit or "")
 
     def _joined(self, experiment: Experiment, event: Judged) -> None:
         """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays apart."""
@@ -473,6 +532,11 @@ class Board:
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
+        fork.machine_failures, fork.paused, fork.retired = (
+            dict(self.machine_failures),
+            dict(self.paused),
+            dict(self.retired),
+        )
         fork.counts = self.counts.copy()
         fork.effects = copy.copy(self.effects)
         fork.refused = dict(self.refused)

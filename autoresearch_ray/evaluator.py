@@ -18,6 +18,7 @@ from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
@@ -81,6 +82,7 @@ class Evaluator:
     slot: Slot
     monitor: Monitor
     environ: Mapping[str, str]  # of this machine
+    checkup: Checkup = field(default_factory=Checkup)
 
     def set_up(self, halt: threading.Event) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
@@ -183,8 +185,11 @@ class Evaluator:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
         with self.slot.lock:
+            unfit = None if signals.drain.is_set() else self.checkup.before(self.monitor, signals.drain)
             if signals.drain.is_set():
                 return None
+            if unfit:
+                return Measurement(None, unfit)
             with self.monitor.watch() as watch:
                 ended = process.run(
                     command,
@@ -196,10 +201,11 @@ class Evaluator:
                     cancel=signals.halt,
                     started=watch.follow,
                 )
+            sick = self.checkup.after(self.monitor)
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
-        read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
+        read = sick or self._read(trial, ended, watch.lost, resources, [each.name for each in also])
         if signals.halt.is_set():
             return None
         return replace(

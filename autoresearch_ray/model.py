@@ -190,6 +190,7 @@ class Failure:
     kind: FailureKind
     message: str
     tail: str = ""
+    fatal: bool = False  # of a machine: its device is sick by the runner's own reading, and the slot is taken out
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,6 +497,38 @@ class Vacated:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The worker's slot waits: somebody else uses its device, or it is not given back yet."""
+
+    at: float
+    worker: int
+    reason: str
+    event: Literal["paused"] = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaused:
+    """The worker's slot measures again."""
+
+    at: float
+    worker: int
+    event: Literal["unpaused"] = "unpaused"
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The worker's slot is taken out: its device is sick. Its lanes stop when they hand in; the run goes on elsewhere.
+
+    Until the run is taken up again: then somebody may have mended it.
+    """
+
+    at: float
+    worker: int
+    reason: str
+    event: Literal["retired"] = "retired"
+
+
+@dataclass(frozen=True, slots=True)
 class Ordered:
     """A lane was told what to do next. If it dies, it gets the same order again."""
 
@@ -591,5 +624,19 @@ class Closed:
 
 
 Event = (
-    Opened | Resumed | Seated | Vacated | Ordered | Measured | Judged | Moved | Nominated | Published | Refused | Closed
+    Opened
+    | Resumed
+    | Seated
+    | Vacated
+    | Paused
+    | Unpaused
+    | Retired
+    | Ordered
+    | Measured
+    | Judged
+    | Moved
+    | Nominated
+    | Published
+    | Refused
+    | Closed
 )

@@ -25,14 +25,18 @@ from autoresearch_ray.model import (
     Moved,
     Order,
     Ordered,
+    Paused,
     Propose,
     Remeasure,
     Replay,
+    Retired,
     Rework,
     Rule,
     Seat,
     Seated,
+    Status,
     Stop,
+    Unpaused,
     Vacated,
 )
 from autoresearch_ray.noise import expected_excess
@@ -70,6 +74,7 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
         return [], lane.order or Stop("this lane has no order")
     draft = Draft(board, attempt.lane, now, policy)
     draft.note(Measured(now, attempt))
+    _take_out(draft, attempt)
     _limit_is_reached(draft)  # then what is too close to call is decided on what is known
     judge(draft)
     settle(draft)
@@ -92,6 +97,9 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
     known = board.lanes.get(seat.lane)
     draft = Draft(board, seat.lane, now, policy)
     draft.note(Seated(now, seat, known.sitting + 1 if known else 1))
+    if seat.worker in board.retired:
+        judge(draft)
+        return draft.events, _order(draft)
     left = known.order if known else None
     if left is None or isinstance(left, Stop):
         return draft.events, _order(draft)
@@ -117,6 +125,19 @@ def vacate(board: Board, worker: int, reason: str, now: float) -> list[Event]:
     """The events that follow when a worker is given up: nobody sits on its lanes any more."""
     lanes = [name for name, lane in board.lanes.items() if lane.seat.worker == worker and lane.present]
     return [Vacated(now, name, reason) for name in lanes]
+
+
+def pause(board: Board, worker: int, reason: str, now: float) -> tuple[list[Event], bool]:
+    """A slot cannot measure, for `reason`, or with "" can again; and whether it is worth waiting for.
+
+    While it waits, the others do not count on its lanes: nothing is held up by a device that is in somebody's hands.
+    """
+    paused = worker in board.paused
+    if not reason:
+        return [Unpaused(now, worker)] if paused else [], True
+    if board.closed or _elapsed(board, now):
+        return [], False
+    return [] if paused else [Paused(now, worker, reason)], True
 
 
 def lanes_wanted(board: Board) -> int:
@@ -145,21 +166,56 @@ def _closed_hard(draft: Draft) -> Order | None:
 
 
 def _hours_are_over(draft: Draft) -> Order | None:
-    hours = draft.board.program.options.hours
-    if hours is not None and draft.board.elapsed_seconds(draft.now) >= hours * 3600:
+    if _elapsed(draft.board, draft.now):
+        hours = draft.board.program.options.hours
         return draft.stop(f"{hours:g} hours are over", hard=True, finished=True)
     return None
 
 
+def _elapsed(board: Board, now: float) -> bool:
+    hours = board.program.options.hours
+    return hours is not None and board.elapsed_seconds(now) >= hours * 3600
+
+
+# --- Slots -----------------------------------------------------------------------------------------------------------
+
+
+def _take_out(draft: Draft, attempt: Attempt) -> None:
+    """Retire the slot, if its device is sick, or if it has failed again and again and then on the base.
+
+    Failures of candidates alone may be their own doing: the base is known to work.
+    """
+    board, worker, failure = draft.board, draft.lane.seat.worker, attempt.measurement.failure
+    if failure is None or failure.kind is not FailureKind.MACHINE or worker in board.retired:
+        return
+    times = len(board.machine_failures[worker])
+    if failure.fatal:
+        draft.note(Retired(draft.now, worker, failure.message))
+    elif times >= PATIENCE and attempt.kind == "remeasure" and attempt.parent == board.opened.base:
+        reason = f"its machine failed {times} times in a row: {failure.message}"
+        draft.note(Retired(draft.now, worker, reason))
+
+
+def _slot_is_retired(draft: Draft) -> Order | None:
+    retired = draft.board.retired.get(draft.lane.seat.worker)
+    return draft.leave(f"its slot was retired: {retired.reason}") if retired else None
+
+
+def _paused_to_the_end(draft: Draft) -> Order | None:
+    """The run is over, and the slot still waits for its device: there is nothing that this lane could do."""
+    closed = draft.board.closed
+    return Stop(closed.reason) if closed and draft.lane.paused else None
+
+
 def _machine_is_sick(draft: Draft) -> Order | None:
-    """Three failures may be a candidate's doing. One on the base, which is known to work, is the machine's."""
-    board, times = draft.board, draft.lane.machine_failures_in_a_row
-    if times == PATIENCE and board.baseline is not None:
-        return draft.remeasure(board.opened.base, "is this machine sound?")
-    if times < PATIENCE:
+    """Whether it is, the base will tell: on one lane of the slot."""
+    board, worker = draft.board, draft.lane.seat.worker
+    if len(board.machine_failures.get(worker, ())) < PATIENCE:
         return None
-    said = board.machine_failure.message if board.machine_failure else ""
-    return draft.leave(f"the machine failed {times} times in a row here: {said}")
+    orders = [each.order for each in draft.working if each.seat.worker == worker]
+    if any(isinstance(each, Remeasure) and each.commit == board.opened.base for each in orders):
+        return None
+    return draft.remeasure(board.opened.base, "is this machine sound?")
 
 
 def _baseline_fails(draft: Draft) -> Order | None:
@@ -441,6 +497,19 @@ def _stand_by(draft: Draft) -> Order | None:
     return draft.remeasure(best.commit, "while others finish, the best is measured once more")
 
 
+def _try_elsewhere(draft: Draft) -> Order | None:
+    """What a retired slot took with it, on this one: once, as it may itself be what brought the device down."""
+    board, best = draft.board, draft.board.best
+    if not draft.policy.gathers or not best or not best.commit:
+        return None
+    lost = (found for each in board.stranded if (found := board.at(each)) and found.status is Status.LOST)
+    experiment = next(lost, None)
+    if experiment is None or experiment.commit is None:
+        return None
+    why = "its slot was retired before it was decided"
+    return Replay(draft.id, best.commit, (experiment.commit,), draft.seed, draft.beat(best.commit), why)
+
+
 def _agent_is_failing(draft: Draft) -> Order | None:
     """All agents again and again: a human must look. This one: every other order is work that needs no model."""
     board, times = draft.board, draft.lane.agent_failures_in_a_row
@@ -495,8 +564,10 @@ def _propose(draft: Draft) -> Order | None:
 
 _Rule = Callable[[Draft], Order | None]
 _RULES: tuple[_Rule, ...] = (
+    _slot_is_retired,
     _closed_hard,
     _hours_are_over,
+    _paused_to_the_end,
     _machine_is_sick,
     _baseline_fails,
     _owes_a_verdict,
@@ -512,6 +583,7 @@ _RULES: tuple[_Rule, ...] = (
     _ends,
     _closed,
     _others_do_the_rest,
+    _try_elsewhere,
     _agent_is_failing,
     _fell_behind,
     _stands_on_the_best,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AgentError, GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
@@ -117,6 +118,10 @@ class Worker:
             slot=Slot(self.gpus, self.cores),
             monitor=monitor,
             environ=self._environ,
+            checkup=Checkup(
+                alone=not 0 < options.gpus_per_worker < 1,
+                pause=lambda reason: self.desk.pause(self.index, reason),
+            ),
         )
 
     def _agent_environ(self) -> dict[str, str]:

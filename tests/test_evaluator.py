@@ -291,6 +291,9 @@ class Mute:
     def follow(self, pid: int) -> None:
         pass
 
+    def trouble(self, alone: bool) -> None:
+        pass
+
 
 @pytest.mark.parametrize(("process_peak_mb", "memory"), [(512.0, {MEMORY: 0.5}), (None, {})])
 def test_memory_of_the_processes_stands_in_and_what_is_not_known_is_left_out(
