@@ -236,6 +236,10 @@ class Board:
 
         return sorted(self.lanes, key=key)
 
+    def lanes_of(self, worker: int) -> list[str]:
+        """The lanes that sit, or sat last, on a worker's slot."""
+        return sorted(name for name, lane in self.lanes.items() if lane.seat.worker == worker)
+
     def elapsed_seconds(self, now: float) -> float:
         """How long the run has been live; the time that it lay stopped does not count."""
         return self._live_seconds + max(0.0, now - self._session_started)

@@ -32,7 +32,6 @@ class Checkup:
     alone: bool = True  # nobody but this worker should be on the device; else who is there is not looked at
     pause: Callable[[str], bool] = _alone  # the desk's, for this worker
     clock: Callable[[], float] = time.monotonic
-    look_seconds: float = _LOOK_SECONDS
 
     def before(self, monitor: Monitor, drain: threading.Event) -> Failure | None:
         """Wait until nothing speaks against measuring, or until a drain. A `Failure` says why it cannot be done."""
@@ -50,7 +49,7 @@ class Checkup:
                 told = True
                 if not self.pause(trouble.words):
                     return Failure(FailureKind.MACHINE, f"the slot was paused until the run ended: {trouble.words}")
-            drain.wait(self.look_seconds)
+            drain.wait(_LOOK_SECONDS)
         if told:
             self.pause("")
         return None

@@ -120,6 +120,12 @@ class Game:
         self.record(orders.vacate(self.board, worker, "its node is gone", self.now))
         self.orders = {lane: order for lane, order in self.orders.items() if self.board.lanes[lane].present}
 
+    def pause(self, worker: int, reason: str) -> bool:
+        """The worker's device is in somebody's hands, or with "" no longer; whether it is worth waiting for."""
+        events, goes_on = orders.pause(self.board, worker, reason, self.now)
+        self.record(events)
+        return goes_on
+
     def resume(self, **words: object) -> None:
         """The run is taken up again; nobody sits yet."""
         direction = self.board.direction
