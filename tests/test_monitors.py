@@ -70,19 +70,21 @@ try:
         if step == "measure":
             with monitor.watch() as watch:
                 watch.follow(root.pid)
-            continue
-        trouble = monitor.trouble(step == "alone")
-        said.setdefault("troubles", []).append(trouble and [trouble.kind, trouble.words])
-    with monitor.watch() as watch:
-        watch.follow(root.pid)
-        readings = ctypes.CDLL("libnvidia-ml.so.1").stand_in_readings
-        while readings() < order["samples"] - 1 and time.monotonic() < begun + 20:
-            time.sleep(0.01)
-    said["seconds"] = time.monotonic() - begun
-    said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
-    said["samples"] = readings()
-    if "answer" not in watch.lost:
-        said["class"] = monitor.device_class
+        else:
+            trouble = monitor.trouble(step == "alone")
+            said.setdefault("troubles", []).append(trouble and [trouble.kind, trouble.words])
+    if order["samples"]:
+        begun = time.monotonic()
+        with monitor.watch() as watch:
+            watch.follow(root.pid)
+            readings = ctypes.CDLL("libnvidia-ml.so.1").stand_in_readings
+            while readings() < order["samples"] - 1 and time.monotonic() < begun + 20:
+                time.sleep(0.01)
+        said["seconds"] = time.monotonic() - begun
+        said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
+        said["samples"] = readings()
+        if "answer" not in watch.lost:
+            said["class"] = monitor.device_class
 except GpuError as error:
     said["error"], said["hint"] = error.message, error.hint
 finally:

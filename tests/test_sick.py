@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,11 @@ from autoresearch_ray.report import markdown
 from tests.conftest import Toy, counted_at_the_limit
 from tests.game import Game
 from tests.runs import Run, write
+from tests.test_monitors import DEVICE, described
+from tests.test_monitors import build as build
+from tests.test_monitors import library as library
 from tests.test_ray import cluster as cluster
+from tests.test_session import RUN
 
 SICK = Failure(FailureKind.MACHINE, "GPU 0: Xid 79: fallen off the bus", fatal=True)
 BROKEN = Failure(FailureKind.MACHINE, "No space left on device")
@@ -600,3 +605,23 @@ def test_over_ray_a_slot_is_paused_and_retired(toy: Toy, temporary: Path) -> Non
     assert [each.reason for each in events_of(toy) if isinstance(each, Paused)] == [BUSY.words]
     assert session.board.retired[1].reason == SICK.message and len(session.warnings) == 1
     assert isinstance(session.board.lanes["gpu1"].order, Stop) and not session.board.paused
+
+
+@pytest.mark.usefixtures("gpus")
+def test_the_command_line_goes_on_without_a_gpu_of_which_the_driver_reports_an_xid(
+    toy: Toy, library: Path, tmp_path: Path
+) -> None:
+    """The NVML monitor, on a driver that reports it after some readings, in a process of its own."""
+    device = {**DEVICE, "xids": "", "ecc": "0"}
+    quiet = [""] * 8  # readings: one for the class of the device, two for a checkup, and two or more for a measurement
+    steps = "\nstep\n".join([described(device, device), *quiet, "1.xids 13", "1.xids 13 79"])
+    (tmp_path / "scenario").write_text(steps + "\n")
+    environ = {**os.environ, "LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(tmp_path / "scenario")}
+    command = [*RUN, str(toy.program(more="experiments: 8")), "--gpus-per-worker", "1"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "retired: gpu1: GPU 1: Xid 79: fallen off the bus" in done.stderr.splitlines()
+    assert "warning: a slot was retired: gpu1: GPU 1: Xid 79: fallen off the bus" in done.stderr.splitlines()
+    board = board_of(toy)
+    assert set(board.retired) == {1} and board.lanes["gpu1"].seat.device == "NVIDIA H200"
+    assert counted_at_the_limit(toy.run_folder()) == 8
