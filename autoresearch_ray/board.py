@@ -112,6 +112,7 @@ class Board:
         self.paused: dict[int, Paused] = {}  # by worker
         self.retired: dict[int, Retired] = {}  # by worker, until the run is taken up again
         self.stranded: tuple[str, ...] = ()  # proposals that a retired slot took with it, and nobody has tried since
+        self.retried: frozenset[str] = frozenset()  # those that are being tried once more
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
         self.agent_seconds: float | None = None  # of one proposal, on the way
@@ -299,8 +300,8 @@ class Board:
                     lane.number += 1
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
-                    if self.stranded:
-                        self.stranded = tuple(each for each in self.stranded if each not in order.commits)
+                    self.retried |= set(self.stranded).intersection(order.commits)
+                    self.stranded = tuple(each for each in self.stranded if each not in order.commits)
             case Measured(attempt=attempt, at=at):
                 self._measured(attempt, at)
             case Judged():
@@ -350,8 +351,8 @@ class Board:
             number = len(self.experiments)
             self.experiments.append(self._experiment(attempt, number, at))
             self._by_id[attempt.id] = number
-            if attempt.commit:
-                self._by_commit.setdefault(attempt.commit, number)
+            if attempt.commit and ((found := self.at(attempt.commit)) is None or found.status is Status.LOST):
+                self._by_commit[attempt.commit] = number  # picked onto its own parent, it may be the very commit
             self.counts[Status.PENDING] += 1
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
             known = self.tree(attempt.tree)
@@ -455,12 +456,14 @@ class Board:
         lane.pending = None
         if event.status is Status.LOST and lane.seat.worker in self.retired:
             self._strand(experiment.commit)
-        if experiment.kind == "replay":
+        again = self.retried.intersection(experiment.picked)  # a proposal that is judged as if it had not been lost
+        self.retried -= {*experiment.picked, *experiment.left_out}
+        if experiment.kind == "replay" and not again:
             self._joined(experiment, event)
         elif experiment.commit and event.gain is not None:
             likely = event.gain if event.likely is None else event.likely
             spread = event.error or 0.0 if event.spread is None else event.spread
-            change = Change(experiment.commit, event.lane, number, likely, spread)
+            change = Change(next(iter(again), experiment.commit), event.lane, number, likely, spread)
             if event.status is Status.KEEP:
                 self.pool.keep(change)
             elif event.likely is not None and likely > 0:

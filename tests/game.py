@@ -170,7 +170,12 @@ class Game:
             parent = head = order.parent
             for number, each in enumerate(order.commits):
                 if self.fits(self.changes[each][-1], head):
-                    head = self.commit(f"commit{self.made:05d}.{number}", head, self.changes[each][-1])
+                    onto, change = (
+                        self.changes[head],
+                        self.changes[each][-1],
+                    )  # on its own parent it is that commit
+                    name = each if (*onto, change) == self.changes[each] else f"commit{self.made:05d}.{number}"
+                    head = self.commit(name, head, change)
                     picked.append(each)
                     line.append(head)
                 else:

@@ -234,6 +234,22 @@ def test_a_candidate_that_another_slot_found_good_is_kept() -> None:
     assert candidate.commit in game.board.contains(game.board.published[-1].commit)
 
 
+def test_a_candidate_that_another_slot_found_good_is_brought_together_with_what_else_was_kept() -> None:
+    game = begun(4)
+    game.propose = lambda game, parent: -0.03
+    game.turn("gpu0", lost())
+    candidate = game.board.experiments[1]
+    assert isinstance(game.turn("gpu1", value(5.0)), Replay)
+    game.propose = lambda game, parent: -0.04
+    game.turn("gpu2")
+    other = game.board.experiments[-1]
+    game.propose = lambda game, parent: 1.0
+    game.play(100)
+    again = next(each for each in game.board.experiments if each.picked == (candidate.commit,))
+    assert candidate.status is Status.LOST and again.status is other.status is Status.KEEP
+    assert {candidate.commit, other.commit} <= game.board.contains(game.board.published[-1].commit)
+
+
 def test_what_waits_for_a_verdict_on_a_sick_slot_is_lost_and_tried_elsewhere() -> None:
     game = begun(2)
     assert isinstance(game.turn("gpu0", value(0.997)), Remeasure)
