@@ -41,7 +41,7 @@ class Checkup:
                 kind, since = trouble.kind, self.clock()
             waited = self.clock() - since
             if waited >= _PATIENCE_SECONDS[kind]:
-                still = f"still so after {waited:.0f} s: " if waited else ""
+                still = "" if kind == "sick" else f"still so after {waited:.0f} s: "
                 return Failure(FailureKind.MACHINE, f"{still}{trouble.words}", fatal=True)
             if drain.is_set():
                 return None

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from autoresearch_ray import checkup, ledger, research
+from autoresearch_ray import checkup, ledger, orders, research
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.cli import main
@@ -127,7 +127,7 @@ def test_waiting_has_an_end_and_then_the_slot_is_given_up(trouble: Trouble, seco
 
 @pytest.mark.usefixtures("at_once")
 def test_one_trouble_after_another_is_each_waited_for() -> None:
-    monitor = Scripted(*[BUSY] * 50, *[UNSETTLED] * 5, None, tick=10.0)
+    monitor = Scripted(*[UNSETTLED] * 3, *[BUSY] * 50, *[UNSETTLED] * 5, None, tick=5.0)
     assert looked(monitor, []) is None
 
 
@@ -315,8 +315,12 @@ def test_a_slot_that_measures_the_base_is_sound() -> None:
 
 def test_a_worker_that_starts_again_on_a_retired_slot_stops_and_a_run_that_is_taken_up_tries_it_again() -> None:
     game = begun(2)
+    game.sit("gpu0b", 0)
+    game.turn("gpu0b", value(0.997))
+    assert game.board.lanes["gpu0b"].pending == 1
     game.turn("gpu0", lost())
-    assert isinstance(game.sit("gpu0", 0), Stop) and isinstance(game.sit("gpu0b", 0), Stop)
+    assert all(isinstance(game.sit(lane, 0), Stop) for lane in ("gpu0", "gpu0b", "gpu0c"))
+    assert game.board.experiments[1].status is Status.LOST
     game.resume()
     assert not game.board.retired
     assert not isinstance(game.sit("gpu0", 0), Stop)
@@ -333,6 +337,18 @@ def test_a_paused_slot_takes_part_again_with_the_order_that_it_had() -> None:
     game.orders["gpu0"] = held
     game.play(500)
     assert game.board.counted >= 30 and not game.active() and not game.board.paused
+
+
+def test_a_lane_that_is_added_to_a_paused_slot_is_paused_and_a_worker_that_starts_again_is_not() -> None:
+    game = begun(2)
+    game.pause(0, "somebody else is there")
+    game.sit("gpu0b", 0)
+    assert game.board.lanes["gpu0b"].paused and not game.board.lanes["gpu0b"].active
+    game.sit("gpu0", 0)
+    assert not game.board.paused and game.board.lanes["gpu0"].active and game.board.lanes["gpu0b"].active
+    game.pause(0, "somebody else is there")
+    game.vacate(0)
+    assert not game.board.paused
 
 
 def test_what_a_paused_slot_was_to_confirm_is_confirmed_by_another() -> None:
@@ -358,6 +374,15 @@ def test_a_run_ends_without_a_slot_that_is_paused_to_the_end() -> None:
     assert game.board.closed is not None and game.board.closed.reason == "4 experiments" and not game.active()
     assert not game.pause(0, "somebody else is there")
     game.orders["gpu0"] = held
+    assert isinstance(game.turn("gpu0", lost(BROKEN)), Stop)
+
+
+def test_nothing_more_is_asked_of_a_slot_that_is_paused_to_the_end() -> None:
+    game = begun(2)
+    game.turn("gpu0", value(0.997))
+    assert game.board.lanes["gpu0"].pending == 1
+    game.pause(0, "somebody else is there")
+    game.record(orders.close(game.board, "enough", game.now))
     assert isinstance(game.turn("gpu0", lost(BROKEN)), Stop)
 
 
