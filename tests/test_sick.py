@@ -379,8 +379,6 @@ def test_a_run_ends_without_a_slot_that_is_paused_to_the_end() -> None:
 
 def test_nothing_more_is_asked_of_a_slot_that_is_paused_to_the_end() -> None:
     game = begun(2)
-    game.turn("gpu0", value(0.997))
-    assert game.board.lanes["gpu0"].pending == 1
     game.pause(0, "somebody else is there")
     game.record(orders.close(game.board, "enough", game.now))
     assert isinstance(game.turn("gpu0", lost(BROKEN)), Stop)
