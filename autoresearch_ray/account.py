@@ -33,7 +33,7 @@ PARTS: Mapping[Part, tuple[Use, ...]] = {
     Part.SETTING_UP: (Use.SETUP, Use.TREES, Use.PARSE, Use.GUARD),
     Part.CANDIDATE: (Use.AGENT, Use.BACKING_OFF, Use.RESTING),
     Part.COORDINATOR: (Use.COORDINATOR,),
-    Part.DOWN: (Use.STARTING, Use.DIED, Use.FINISHED),
+    Part.DOWN: (Use.STARTING, Use.PAUSED, Use.DIED, Use.FINISHED),
     Part.UNREPORTED: (Use.UNREPORTED,),
 }
 

@@ -59,6 +59,9 @@ class _CoordinatorActor:
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         return self._coordinator.claim(lane, id, tree)
 
+    def pause(self, worker: int, reason: str) -> bool:
+        return self._coordinator.pause(worker, reason)
+
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         return self._coordinator.submit(attempt, bundle, logs)
 
@@ -119,6 +122,10 @@ class _Desk:
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         taken: Taken | None = _answer(self._coordinator.claim.remote(lane, id, tree))
         return taken
+
+    def pause(self, worker: int, reason: str) -> bool:
+        goes_on: bool = _answer(self._coordinator.pause.remote(worker, reason))
+        return goes_on
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         reply: Reply = _answer(self._coordinator.submit.remote(attempt, bundle, logs))

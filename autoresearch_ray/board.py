@@ -37,12 +37,14 @@ from autoresearch_ray.model import (
     Opened,
     Order,
     Ordered,
+    Paused,
     Program,
     Propose,
     Published,
     Refused,
     Replay,
     Resumed,
+    Retired,
     Rule,
     Seat,
     Seated,
@@ -50,6 +52,7 @@ from autoresearch_ray.model import (
     Stop,
     Trouble,
     TroubleKind,
+    Unpaused,
     Vacated,
     Wait,
 )
@@ -61,6 +64,7 @@ BEGIN_PER_SECOND = 8  # lanes that ask their agents for the first time: 64 of th
 IDLE_AGENT = frozenset(
     {FailureKind.AGENT, FailureKind.NO_CHANGE, FailureKind.NO_EFFECT, FailureKind.DUPLICATE}
 )  # nothing new came of it
+_NOT_RUN = IDLE_AGENT | {FailureKind.OUT_OF_SCOPE, FailureKind.CONFLICT}  # nothing came to the device
 
 
 @dataclass(slots=True)
@@ -81,15 +85,20 @@ class Lane:
     agent_failures_in_a_row: int = 0
     backs_off_until: float = 0.0  # because of these
     has_begun: bool = False  # to ask its agent, or to wait for that, since it sat down
-    machine_failures_in_a_row: int = 0
     remeasure_failures_in_a_row: int = 0
     calibrated: bool = False  # has measured the base itself
     present: bool = True  # false from the moment a run is taken up again until somebody sits here
+    paused: bool = False  # its slot waits for its device
+
+    @property
+    def ordered(self) -> bool:
+        """Whether somebody is there to carry out its order, now or when its slot is no longer paused."""
+        return self.present and self.order is not None and not isinstance(self.order, Stop)
 
     @property
     def active(self) -> bool:
         """Whether somebody is carrying out its order."""
-        return self.present and self.order is not None and not isinstance(self.order, Stop)
+        return self.ordered and not self.paused
 
 
 class Board:
@@ -110,7 +119,11 @@ class Board:
         self.cost_usd = 0.0
         self.base_failure: Failure | None = None  # the latest
         self.agent_failure: Failure | None = None  # the latest
-        self.machine_failure: Failure | None = None  # the latest
+        self.machine_failures: dict[int, tuple[str, ...]] = {}  # in a row, by worker: of which commits
+        self.paused: dict[int, Paused] = {}  # by worker
+        self.retired: dict[int, Retired] = {}  # by worker, until the run is taken up again
+        self.stranded: tuple[str, ...] = ()  # proposals that a retired slot took with it, and nobody has tried since
+        self.retried: frozenset[str] = frozenset()  # those that are being tried once more
         self.verdicts_since_best = 0
         self.idle_agents_in_a_row = 0
         self.breaker = Breaker()
@@ -238,6 +251,10 @@ class Board:
 
         return sorted(self.lanes, key=key)
 
+    def lanes_of(self, worker: int) -> list[str]:
+        """The lanes that sit, or sat last, on a worker's slot."""
+        return sorted(name for name, lane in self.lanes.items() if lane.seat.worker == worker)
+
     def elapsed_seconds(self, now: float) -> float:
         """How long the run has been live; the time that it lay stopped does not count."""
         return self._live_seconds + max(0.0, now - self._session_started)
@@ -257,19 +274,23 @@ class Board:
                 self.closed = None
                 self.idle_agents_in_a_row = 0
                 self.breaker = self.breaker.resumed(at)
+                self.machine_failures, self.paused, self.retired = {}, {}, {}
                 for name, lane in self.lanes.items():
                     self.lanes[name] = replace(
                         lane,
                         present=False,
+                        paused=False,
                         interruptions=lane.interruptions + (died and lane.active),
                         agent_failures_in_a_row=0,
                         backs_off_until=0.0,
-                        machine_failures_in_a_row=0,
                         remeasure_failures_in_a_row=0,
                     )
             case Seated(seat=seat, sitting=sitting, at=at):
                 self.account.seated(event.spent, at)
                 known = self.lanes.get(seat.lane)
+                if known:  # its worker is another process now, and has yet to look at its device
+                    self._unpause(seat.worker)
+                    known = self.lanes[seat.lane]
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
                 moved = lane.seat.device_class != seat.device_class  # then it has yet to measure the base
@@ -280,6 +301,7 @@ class Board:
                     seat=seat,
                     sitting=sitting,
                     present=True,
+                    paused=seat.worker in self.paused,
                     calibrated=calibrated,
                     has_begun=False,
                     interruptions=interruptions,
@@ -287,11 +309,19 @@ class Board:
             case Left(spent=spent):
                 self.account.left(spent)
             case Vacated(lane=name):
+                self._unpause(self.lanes[name].seat.worker)
                 lane = self.lanes[name]
                 lane.interruptions += lane.active
                 lane.present = False
                 self.account.died(lane.seat.worker)
                 self.breaker = self.breaker.released(name)
+            case Paused(worker=worker):
+                self.paused[worker] = event
+                self._change(worker, paused=True)
+            case Unpaused(worker=worker):
+                self._unpause(worker)
+            case Retired():
+                self._retired(event)
             case Ordered(lane=name, order=order, at=at):
                 lane = self.lanes[name]
                 lane.order, lane.ordered_at, lane.interruptions = order, at, 0
@@ -306,6 +336,8 @@ class Board:
                     self.breaker = self.breaker.released(name)
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
+                    self.retried |= set(self.stranded).intersection(order.commits)
+                    self.stranded = tuple(each for each in self.stranded if each not in order.commits)
             case Measured(attempt=attempt, at=at):
                 self.account.report(attempt.spent)
                 self._measured(attempt, at)
@@ -331,9 +363,11 @@ class Board:
         self.attempts += 1
         self.evaluations += measurement.wall_seconds > 0
         self.cost_usd += attempt.usage.cost_usd or 0.0
-        machine = failure is not None and failure.kind is FailureKind.MACHINE
-        self.machine_failure = failure if machine else self.machine_failure
-        lane.machine_failures_in_a_row = lane.machine_failures_in_a_row + 1 if machine else 0
+        machine, worker = failure is not None and failure.kind is FailureKind.MACHINE, lane.seat.worker
+        if machine:
+            self.machine_failures[worker] = (*self.machine_failures.get(worker, ()), attempt.commit or "")
+        elif failure is None or failure.kind not in _NOT_RUN:
+            self.machine_failures.pop(worker, None)
         if attempt.kind == "propose":
             self._proposed(lane, attempt, at)
         elif attempt.kind == "ablate":
@@ -352,8 +386,8 @@ class Board:
             number = len(self.experiments)
             self.experiments.append(self._experiment(attempt, number, at))
             self._by_id[attempt.id] = number
-            if attempt.commit:
-                self._by_commit.setdefault(attempt.commit, number)
+            if attempt.commit and ((found := self.at(attempt.commit)) is None or found.status is Status.LOST):
+                self._by_commit[attempt.commit] = number  # picked onto its own parent, it may be the very commit
             self.counts[Status.PENDING] += 1
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
             known = self.tree(attempt.tree)
@@ -472,12 +506,16 @@ class Board:
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
-        if experiment.kind == "replay":
+        if event.status is Status.LOST and lane.seat.worker in self.retired:
+            self._strand(experiment.commit)
+        again = self.retried.intersection(experiment.picked)  # a proposal that is judged as if it had not been lost
+        self.retried -= {*experiment.picked, *experiment.left_out}
+        if experiment.kind == "replay" and not again:
             self._joined(experiment, event)
         elif experiment.commit and event.gain is not None:
             likely = event.gain if event.likely is None else event.likely
             spread = event.error or 0.0 if event.spread is None else event.spread
-            change = Change(experiment.commit, event.lane, number, likely, spread)
+            change = Change(next(iter(again), experiment.commit), event.lane, number, likely, spread)
             if event.status is Status.KEEP:
                 self.pool.keep(change)
             elif event.likely is not None and likely > 0:
@@ -488,6 +526,28 @@ class Board:
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
+
+    def _change(self, worker: int, **changes: bool) -> None:
+        """Of all lanes of a worker. Anew, as lanes other than its own are shared with the board that a fork is of."""
+        for name, lane in self.lanes.items():
+            if lane.seat.worker == worker:
+                self.lanes[name] = replace(lane, **changes)  # type: ignore[arg-type]
+
+    def _unpause(self, worker: int) -> None:
+        if self.paused.pop(worker, None):
+            self._change(worker, paused=False)
+
+    def _retired(self, event: Retired) -> None:
+        self._unpause(event.worker)
+        self.retired[event.worker] = event
+        self._change(event.worker, present=False)
+        for commit in self.machine_failures.pop(event.worker, ()):
+            self._strand(commit)
+
+    def _strand(self, commit: str | None) -> None:
+        found = self.at(commit) if commit else None
+        if found and found.kind == "propose" and found.commit not in self.stranded:
+            self.stranded = (*self.stranded, commit or "")
 
     def _joined(self, experiment: Experiment, event: Judged) -> None:
         """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays apart."""
@@ -531,6 +591,11 @@ class Board:
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
+        fork.machine_failures, fork.paused, fork.retired = (
+            dict(self.machine_failures),
+            dict(self.paused),
+            dict(self.retired),
+        )
         fork.counts = self.counts.copy()
         fork.account = self.account.fork()
         fork.effects = copy.copy(self.effects)

@@ -110,6 +110,12 @@ class Coordinator:
                 self._claims[lane] = tree
             return taken
 
+    def pause(self, worker: int, reason: str) -> bool:
+        with self._lock:
+            events, goes_on = orders.pause(self._board, worker, reason, self._clock())
+            self._record(events)
+            return goes_on
+
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         with self._lock:
             if not orders.answers(self._board, attempt):  # late, or handed in twice: nothing of it is kept

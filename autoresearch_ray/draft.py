@@ -113,8 +113,8 @@ class Draft:
         return Stop(reason, hard)
 
     def leave(self, reason: str) -> Order:
-        """Stop this lane; the run goes on while another one works."""
-        if not self.working:
+        """Stop this lane; the run goes on while another one works, or will when its slot is no longer paused."""
+        if not any(lane.ordered for lane in self.others):
             return self.stop(f"no lane is left: {reason}", hard=True, failed=True)
         return Stop(reason)
 

@@ -13,11 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources, Use
 from autoresearch_ray.ports import Monitor, Signals, Watch, Welcome
@@ -44,6 +45,14 @@ def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str
 
 class _DrainedError(Exception):
     """A drain came while a candidate waited for the slot."""
+
+
+class _UnfitError(Exception):
+    """The slot's device cannot measure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class Evaluator:
     slot: Slot
     monitor: Monitor
     environ: Mapping[str, str]  # of this machine
+    checkup: Checkup = field(default_factory=Checkup)
 
     def set_up(self, halt: threading.Event) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
@@ -182,7 +192,7 @@ class Evaluator:
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
-        watch = self.monitor.watch()
+        watch, found = self.monitor.watch(), list[Failure]()
         try:
             ended = process.run(
                 command,
@@ -193,15 +203,17 @@ class Evaluator:
                 timeout_seconds=program.eval.kill_after_seconds,
                 cancel=signals.halt,
                 started=watch.follow,
-                turn=self._turn(trial, watch),
+                turn=self._turn(trial, watch, found),
             )
         except _DrainedError:
             return None
+        except _UnfitError as error:
+            return Measurement(None, error.failure)
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
         with self.slot.clock.doing(Use.PARSE):
-            read = self._read(trial, ended, watch.lost, resources, [each.name for each in also])
+            read = found[0] if found else self._read(trial, ended, watch.lost, resources, [each.name for each in also])
         if signals.halt.is_set():
             return None
         return replace(
@@ -214,13 +226,21 @@ class Evaluator:
         )
 
     @contextmanager
-    def _turn(self, trial: _Trial, watch: Watch) -> Iterator[None]:
-        """The slot, once all that can be done ahead is done. Raises `_DrainedError` if it comes too late."""
+    def _turn(self, trial: _Trial, watch: Watch, found: list[Failure]) -> Iterator[None]:
+        """The slot, once all that can be done ahead is done. What has made its device sick meanwhile goes to `found`.
+
+        Raises `_DrainedError` if the slot comes too late, and `_UnfitError` if its device cannot measure.
+        """
+        drain = trial.signals.drain
         with self.slot.taken(trial.lane):
-            if trial.signals.drain.is_set():
+            unfit = None if drain.is_set() else self.checkup.before(self.monitor, drain)
+            if drain.is_set():
                 raise _DrainedError
+            if unfit:
+                raise _UnfitError(unfit)
             with self.slot.clock.measuring(), watch:
                 yield
+            found += filter(None, [self.checkup.after(self.monitor)])
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)

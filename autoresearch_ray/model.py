@@ -176,6 +176,7 @@ class FailureKind(StrEnum):
     OUT_OF_SCOPE = "out_of_scope"
     NO_CHANGE = "no_change"
     CONFLICT = "conflict"
+    PAUSED = "paused"  # its device is in somebody else's hands, or does not come to rest
     GUARD = "guard"
     NO_EFFECT = "no_effect"  # only a seed, a comment or white space differs
     DUPLICATE = "duplicate"  # the same files were measured before, or are being measured
@@ -190,6 +191,7 @@ class Failure:
     kind: FailureKind
     message: str
     tail: str = ""
+    fatal: bool = False  # of a machine: its device is sick by the runner's own reading, and the slot is taken out
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +427,7 @@ class Use(StrEnum):
     BASELINES = "baselines"
     HOLDOUT = "holdout"
     LOST = "lost"  # an evaluation of which nothing came: the machine failed, or it was interrupted
+    PAUSED = "paused"  # its device is in somebody else's hands, or does not come to rest
     GUARD = "guard"
     PARSE = "parse"
     TREES = "trees"  # clean trees, commits, bundles, and all else that a lane does by itself
@@ -599,6 +602,38 @@ class Vacated:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The worker's slot waits: somebody else uses its device, or it is not given back yet."""
+
+    at: float
+    worker: int
+    reason: str
+    event: Literal["paused"] = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaused:
+    """The worker's slot measures again."""
+
+    at: float
+    worker: int
+    event: Literal["unpaused"] = "unpaused"
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """The worker's slot is taken out: its device is sick. Its lanes stop when they hand in; the run goes on elsewhere.
+
+    Until the run is taken up again: then somebody may have mended it.
+    """
+
+    at: float
+    worker: int
+    reason: str
+    event: Literal["retired"] = "retired"
+
+
+@dataclass(frozen=True, slots=True)
 class Ordered:
     """A lane was told what to do next. If it dies, it gets the same order again."""
 
@@ -699,6 +734,9 @@ Event = (
     | Seated
     | Left
     | Vacated
+    | Paused
+    | Unpaused
+    | Retired
     | Ordered
     | Measured
     | Judged

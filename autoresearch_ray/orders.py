@@ -30,15 +30,19 @@ from autoresearch_ray.model import (
     Moved,
     Order,
     Ordered,
+    Paused,
     Propose,
     Remeasure,
     Replay,
+    Retired,
     Rework,
     Rule,
     Seat,
     Seated,
     Spent,
+    Status,
     Stop,
+    Unpaused,
     Vacated,
     Wait,
 )
@@ -78,6 +82,7 @@ def decide(board: Board, attempt: Attempt, now: float, policy: Policy) -> tuple[
     draft = Draft(board, attempt.lane, now, policy)
     if attempt.kind != "wait":
         draft.note(Measured(now, attempt))
+    _take_out(draft, attempt)
     _limit_is_reached(draft)  # then what is too close to call is decided on what is known
     judge(draft)
     settle(draft)
@@ -100,6 +105,9 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
     known = board.lanes.get(seat.lane)
     draft = Draft(board, seat.lane, now, policy)
     draft.note(Seated(now, seat, known.sitting + 1 if known else 1, spent))
+    if seat.worker in board.retired:
+        judge(draft)
+        return draft.events, _order(draft)
     left = known.order if known else None
     if left is None or isinstance(left, Stop | Wait):
         return draft.events, _order(draft)
@@ -124,6 +132,7 @@ def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Ablate | H
     left_out = (left.commit,) if isinstance(left, Ablate) else ()
     attempt = Attempt(left.id, draft.name, draft.lane.sitting, left.kind, parent, commit, measurement)
     draft.note(Measured(draft.now, replace(attempt, left_out=left_out)))
+    _take_out(draft, attempt)
     judge(draft)
     settle(draft)
     return draft.events, _order(draft)
@@ -150,6 +159,19 @@ def unfinished(board: Board, worker: int) -> tuple[str, ...]:
     return tuple(name for name, lane in lanes if lane.pending is not None or _id(lane.order) is not None)
 
 
+def pause(board: Board, worker: int, reason: str, now: float) -> tuple[list[Event], bool]:
+    """A slot cannot measure, for `reason`, or with "" can again; and whether it is worth waiting for.
+
+    While it waits, the others do not count on its lanes: nothing is held up by a device that is in somebody's hands.
+    """
+    paused = worker in board.paused
+    if not reason:
+        return [Unpaused(now, worker)] if paused else [], True
+    if board.closed or _elapsed(board, now):
+        return [], False
+    return [] if paused else [Paused(now, worker, reason)], True
+
+
 # --- The next order --------------------------------------------------------------------------------------------------
 
 
@@ -168,21 +190,56 @@ def _closed_hard(draft: Draft) -> Order | None:
 
 
 def _hours_are_over(draft: Draft) -> Order | None:
-    hours = draft.board.program.options.hours
-    if hours is not None and draft.board.elapsed_seconds(draft.now) >= hours * 3600:
+    if _elapsed(draft.board, draft.now):
+        hours = draft.board.program.options.hours
         return draft.stop(f"{hours:g} hours are over", hard=True, finished=True)
     return None
 
 
+def _elapsed(board: Board, now: float) -> bool:
+    hours = board.program.options.hours
+    return hours is not None and board.elapsed_seconds(now) >= hours * 3600
+
+
+# --- Slots -----------------------------------------------------------------------------------------------------------
+
+
+def _take_out(draft: Draft, attempt: Attempt) -> None:
+    """Retire the slot, if its device is sick, or if it has failed again and again and then on the base.
+
+    Failures of candidates alone may be their own doing: the base is known to work.
+    """
+    board, worker, failure = draft.board, draft.lane.seat.worker, attempt.measurement.failure
+    if failure is None or failure.kind is not FailureKind.MACHINE or worker in board.retired:
+        return
+    times = len(board.machine_failures[worker])
+    if failure.fatal:
+        draft.note(Retired(draft.now, worker, failure.message))
+    elif times >= PATIENCE and attempt.kind == "remeasure" and attempt.parent == board.opened.base:
+        reason = f"its machine failed {times} times in a row: {failure.message}"
+        draft.note(Retired(draft.now, worker, reason))
+
+
+def _slot_is_retired(draft: Draft) -> Order | None:
+    retired = draft.board.retired.get(draft.lane.seat.worker)
+    return draft.leave(f"its slot was retired: {retired.reason}") if retired else None
+
+
+def _paused_to_the_end(draft: Draft) -> Order | None:
+    """The run is over, and the slot still waits for its device: there is nothing that this lane could do."""
+    closed = draft.board.closed
+    return Stop(closed.reason) if closed and draft.lane.paused else None
+
+
 def _machine_is_sick(draft: Draft) -> Order | None:
-    """Three failures may be a candidate's doing. One on the base, which is known to work, is the machine's."""
-    board, times = draft.board, draft.lane.machine_failures_in_a_row
-    if times == PATIENCE and board.baseline is not None:
-        return draft.remeasure(board.opened.base, "is this machine sound?")
-    if times < PATIENCE:
+    """Whether it is, the base will tell: on one lane of the slot."""
+    board, worker = draft.board, draft.lane.seat.worker
+    if len(board.machine_failures.get(worker, ())) < PATIENCE:
         return None
-    said = board.machine_failure.message if board.machine_failure else ""
-    return draft.leave(f"the machine failed {times} times in a row here: {said}")
+    orders = [each.order for each in draft.working if each.seat.worker == worker]
+    if any(isinstance(each, Remeasure) and each.commit == board.opened.base for each in orders):
+        return None
+    return draft.remeasure(board.opened.base, "is this machine sound?")
 
 
 def _baseline_fails(draft: Draft) -> Order | None:
@@ -482,6 +539,20 @@ def _rests(draft: Draft) -> Order | None:
     return None
 
 
+def _try_elsewhere(draft: Draft) -> Order | None:
+    """What a retired slot took with it, on this one: once, as it may itself be what brought the device down."""
+    board, best = draft.board, draft.board.best
+    if not draft.policy.gathers or not best or not best.commit:
+        return None
+    lost = (found for each in board.stranded if (found := board.at(each)) and found.status is Status.LOST)
+    experiment = next(lost, None)
+    if experiment is None or experiment.commit is None:
+        return None
+    why = "its slot was retired before it was decided"
+    return Replay(draft.id, best.commit, (experiment.commit,), draft.seed, draft.beat(best.commit), why)
+    return None
+
+
 def _fell_behind(draft: Draft) -> Order | None:
     """Where changes are not gathered: the worse half moves onto the best, and may take along what it found."""
     board, lane = draft.board, draft.lane
@@ -524,8 +595,10 @@ def _propose(draft: Draft) -> Order | None:
 
 _Rule = Callable[[Draft], Order | None]
 _RULES: tuple[_Rule, ...] = (
+    _slot_is_retired,
     _closed_hard,
     _hours_are_over,
+    _paused_to_the_end,
     _machine_is_sick,
     _baseline_fails,
     _owes_a_verdict,
@@ -544,6 +617,7 @@ _RULES: tuple[_Rule, ...] = (
     _closed,
     _others_do_the_rest,
     _rests,
+    _try_elsewhere,
     _fell_behind,
     _stands_on_the_best,
     _parent_is_vague,

@@ -129,6 +129,18 @@ class Watch(Protocol):
         """Why the device could not be read to the end, or "": such a measurement is the machine's failure."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What speaks against measuring on a device, in words for people.
+
+    `sick`: it is not to be trusted until somebody has reset or replaced it. `unsettled`: it should be over in a moment,
+    such as memory that an experiment has not given back yet. `busy`: somebody else uses it.
+    """
+
+    kind: Literal["sick", "unsettled", "busy"]
+    words: str
+
+
 class Monitor(Protocol):
     """Reads the device that an evaluation runs on."""
 
@@ -144,6 +156,12 @@ class Monitor(Protocol):
         """What decides how fast a device is: model, memory and driver, such as "NVIDIA H200, 141 GB, driver 550"."""
 
     def watch(self) -> Watch: ...
+
+    def trouble(self, alone: bool) -> Trouble | None:
+        """What speaks against measuring now, between two evaluations. Returns within seconds, whatever the driver does.
+
+        `alone`: nobody but this worker should be on the device; else it is shared, and who is there is no trouble.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +212,10 @@ class Desk(Protocol):
         A reservation ends with the lane's hand-in or its next sitting. Claiming the same for the same attempt twice
         changes nothing.
         """
+
+    def pause(self, worker: int, reason: str) -> bool:
+        """The worker's slot cannot measure now, for `reason`; "" when it can again. False: the run is over, so that it
+        need not wait any longer."""
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
         """Hand in. Handing the same attempt in twice changes nothing the second time. `logs` are by file name."""

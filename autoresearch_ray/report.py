@@ -23,7 +23,18 @@ from autoresearch_ray.certainty import (
     value,
 )
 from autoresearch_ray.model import MEMORY, Experiment, Status
-from autoresearch_ray.results import described, duration, gained, leaderboard, line, near_misses, signed, why
+from autoresearch_ray.results import (
+    described,
+    duration,
+    gained,
+    leaderboard,
+    line,
+    near_misses,
+    out_of_use,
+    signed,
+    whose,
+    why,
+)
 from autoresearch_ray.timesheet import slots_table, uses_table
 
 NEAR_MISSES = 10  # listed in the report
@@ -110,6 +121,8 @@ def _caveats(board: Board) -> Iterable[str]:
     if len(devices) > 1:
         as_on = f" Values read as they would on {cell(floors(board)[0].name)}." if len(board.classes) > 1 else ""
         yield f"Measured on unlike devices: {cell(', '.join(devices))}.{as_on}"
+    for what, event in out_of_use(board):
+        yield f"A slot was {what} after {duration(board.elapsed_seconds(event.at))}: {cell(whose(board, event))}."
     if board.counts[Status.PENDING]:
         yield f"{board.counts[Status.PENDING]} experiments are not decided."
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import Value, heading, improvement, other, others, over_baseline, plus_minus, value
-from autoresearch_ray.model import MEMORY, Experiment, Status
+from autoresearch_ray.model import MEMORY, Experiment, Paused, Retired, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,17 @@ def progress_line(board: Board) -> str:
         f"=== Experiment {board.counted}: {heading(board)} at {value(board, board.best) or '-'}, "
         f"{counts[Status.KEEP]} keeps / {counts[Status.DISCARD]} discards / {counts[Status.CRASH]} crashes ==="
     )
+
+
+def out_of_use(board: Board) -> list[tuple[str, Paused | Retired]]:
+    """The slots that do not measure now: what became of each, and the event that says why."""
+    retired = [("retired", each) for each in board.retired.values()]
+    return [*retired, *(("paused", each) for each in board.paused.values())]
+
+
+def whose(board: Board, event: Paused | Retired) -> str:
+    """The lanes of a slot and why it is out of use, such as "gpu1, gpu1b: GPU 1: Xid 79: fallen off the bus"."""
+    return f"{', '.join(board.lanes_of(event.worker))}: {line(event.reason, 200)}"
 
 
 # --- Exports ---------------------------------------------------------------------------------------------------------

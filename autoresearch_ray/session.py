@@ -24,7 +24,7 @@ from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
-from autoresearch_ray.model import Experiment, Judged, Options, Published
+from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired
 from autoresearch_ray.ports import Crew, named
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.run_folder import begin, locked, replayed, sign, take_up, unfinished
@@ -299,6 +299,8 @@ class Session:
                     self._fresh += filter(None, [self.board.find(event.id)])
                 elif isinstance(event, Published):
                     self._publish_meanwhile()
+                elif isinstance(event, Retired):
+                    self.warnings.append(f"a slot was retired: {results.whose(self.board, event)}")
 
     def _warn(self, *warnings: str) -> None:
         """Each once."""

@@ -52,6 +52,9 @@ def judge(draft: Draft) -> None:
         return
     candidate = draft.board.experiments[draft.lane.pending]
     verdict = _verdict(draft, candidate)
+    if verdict is None and draft.lane.seat.worker in draft.board.retired:
+        reason = "its slot was retired before it was decided"
+        verdict = Judged(draft.now, candidate.id, draft.name, Status.LOST, reason)
     if verdict is None:
         return
     gathered = any(draft.board.pool.is_kept(each) for each in candidate.picked)

@@ -20,6 +20,7 @@ from typing import TypeVar
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
+from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
 from autoresearch_ray.evaluator import Evaluator, allowed
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
@@ -114,6 +115,11 @@ class Worker:
             slot=Slot(self.gpus, self.cores, self._clock),
             monitor=monitor,
             environ=self.environ,
+            checkup=Checkup(
+                alone=not 0 < options.gpus_per_worker < 1,
+                pause=lambda reason: self._ask(lambda: self.desk.pause(self.index, reason)),
+                waiting=lambda: self._clock.doing(Use.PAUSED),
+            ),
         )
 
     def _agent_environ(self) -> dict[str, str]:

@@ -122,6 +122,12 @@ class Game:
         self.record(orders.vacate(self.board, worker, "its node is gone", self.now))
         self.orders = {lane: order for lane, order in self.orders.items() if self.board.lanes[lane].present}
 
+    def pause(self, worker: int, reason: str) -> bool:
+        """The worker's device is in somebody's hands, or with "" no longer; whether it is worth waiting for."""
+        events, goes_on = orders.pause(self.board, worker, reason, self.now)
+        self.record(events)
+        return goes_on
+
     def resume(self, **words: object) -> None:
         """The run is taken up again; nobody sits yet."""
         direction = self.board.direction
@@ -170,7 +176,12 @@ class Game:
             parent = head = order.parent
             for number, each in enumerate(order.commits):
                 if self.fits(self.changes[each][-1], head):
-                    head = self.commit(f"commit{self.made:05d}.{number}", head, self.changes[each][-1])
+                    onto, change = (
+                        self.changes[head],
+                        self.changes[each][-1],
+                    )  # on its own parent it is that commit
+                    name = each if (*onto, change) == self.changes[each] else f"commit{self.made:05d}.{number}"
+                    head = self.commit(name, head, change)
                     picked.append(each)
                     line.append(head)
                 else:

@@ -4,7 +4,9 @@
  * later step says otherwise. Each reading of a device's memory begins its next step, and the last step stays.
  * Keys of a device begin with its index: `0.used_mb 512`. A value `!15` makes NVML answer with error 15, and a key that
  * is missing with "not supported" (3). `0.compute` and `0.graphics` are lists `pid:mb`, `pid:` where the driver does
- * not say how much. `0.used_mb hang` never answers.
+ * not say how much. `0.used_mb hang` never answers. `0.xids 13 79` are all Xids so far, each reported once, to those
+ * who have registered for them on that device; `0.ecc` counts uncorrectable errors since the driver was loaded, and
+ * `0.parent 1` makes device 0 a slice of device 1.
  *
  * Built with -DOLD_DRIVER it lacks the entry points that came last, as drivers before 535 do.
  */
@@ -15,10 +17,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10 };
 enum { MAX_DEVICES = 8, LINE = 512 };
 
-typedef struct device { int index; atomic_int readings; } *device_t; /* readings of its memory */
+typedef struct device { int index; atomic_int readings; int reported; } *device_t; /* readings of its memory; Xids */
+typedef struct { device_t device; unsigned long long type, data; unsigned int gpu_instance, compute_instance; } event_t;
+typedef struct event_set { device_t device; } *event_set_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } utilization_t;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gpu_instance, compute_instance; } process_t;
@@ -167,6 +171,64 @@ int nvmlDeviceGetPowerUsage(device_t device, unsigned int *milliwatts) {
     int result = number(device, "power_mw", &value);
     *milliwatts = value;
     return result;
+}
+
+int nvmlEventSetCreate(event_set_t *set) {
+    *set = calloc(1, sizeof **set);
+    return SUCCESS;
+}
+
+int nvmlDeviceRegisterEvents(device_t device, unsigned long long types, event_set_t set) {
+    char value[LINE];
+    int result = look_up_device(device, "xids", value);
+    if (result != SUCCESS) return result;
+    if (types != 8) return INVALID_ARGUMENT; /* critical Xids */
+    set->device = device;
+    return SUCCESS;
+}
+
+int nvmlEventSetWait_v2(event_set_t set, event_t *event, unsigned int milliseconds) {
+    char value[LINE];
+    int result = look_up_device(set->device, "xids", value), number = 0;
+    (void)milliseconds;
+    if (result != SUCCESS) return result;
+    char *rest = NULL;
+    for (char *word = strtok_r(value, " ", &rest); word; word = strtok_r(NULL, " ", &rest), number++) {
+        if (number < set->device->reported) continue;
+        set->device->reported++;
+        *event = (event_t){set->device, 8, strtoull(word, NULL, 10), ~0U, ~0U};
+        return SUCCESS;
+    }
+    return TIMEOUT;
+}
+
+int nvmlDeviceGetTotalEccErrors(device_t device, int type, int counter, unsigned long long *out) {
+    int result = number(device, "ecc", out);
+    if (type != 1 || counter != 0) *out = (unsigned long long)device->readings; /* corrected ones, or of all time */
+    return result;
+}
+
+int nvmlDeviceGetRetiredPagesPendingStatus(device_t device, int *pending) {
+    unsigned long long value = 0;
+    int result = number(device, "pages_pending", &value);
+    *pending = value;
+    return result;
+}
+
+int nvmlDeviceGetRemappedRows(device_t device, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
+    unsigned long long value = 0;
+    int result = number(device, "rows_failed", &value);
+    *corrected = *uncorrected = *pending = 1; /* no reason not to go on */
+    *failed = value;
+    return result;
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device_t slice, device_t *whole) {
+    unsigned long long value = 0;
+    int result = number(slice, "parent", &value);
+    if (result == SUCCESS) *whole = &devices[value];
+    return result == SUCCESS ? SUCCESS : INVALID_ARGUMENT;
 }
 
 #ifdef OLD_DRIVER

@@ -17,9 +17,19 @@ from hypothesis import strategies as st
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.evaluator import Evaluator, Slot, allowed
-from autoresearch_ray.model import MEMORY, Also, Direction, FailureKind, Measurement, Parse, ParseKind, Resources
+from autoresearch_ray.model import (
+    MEMORY,
+    Also,
+    Direction,
+    Failure,
+    FailureKind,
+    Measurement,
+    Parse,
+    ParseKind,
+    Resources,
+)
 from autoresearch_ray.monitors.cpu import Cpu
-from autoresearch_ray.ports import Signals, Welcome
+from autoresearch_ray.ports import Signals, Trouble, Welcome
 from autoresearch_ray.reading import named, number
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.store import Store
@@ -290,6 +300,24 @@ class Mute:
 
     def follow(self, pid: int) -> None:
         pass
+
+    def trouble(self, alone: bool) -> Trouble | None:
+        return None
+
+
+class Sick(Mute):
+    """It is not to be trusted."""
+
+    def trouble(self, alone: bool) -> Trouble | None:
+        return Trouble("sick", "GPU 0: Xid 79")
+
+
+def test_nothing_is_measured_on_a_device_that_is_sick(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    one.evaluator.monitor = Sick(None)
+    measured = one.measure("print('loss: 5')")
+    assert measured is not None and measured.failure == Failure(FailureKind.MACHINE, "GPU 0: Xid 79", fatal=True)
+    assert measured.wall_seconds == 0 and not one.log.exists()
 
 
 @pytest.mark.parametrize(("process_peak_mb", "memory"), [(512.0, {MEMORY: 0.5}), (None, {})])

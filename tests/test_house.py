@@ -43,7 +43,7 @@ FLOORS = {
         "policies markdown metrics sections program advice brief proposals certainty timesheet results report picture "
         "sameness merge"
     ),
-    "hands": "process guardian slot_clock slot ledger bare tree store repo evaluator reading monitors agents",
+    "hands": "process guardian slot_clock slot ledger bare tree store repo checkup evaluator reading monitors agents",
     "work": "researcher worker coordinator seating team run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
@@ -56,7 +56,7 @@ ROOMS = {
     "ray": ["actors.py"],
     "pydantic": ["program.py", "ledger.py"],
     "yaml": ["program.py"],
-    "pynvml": ["monitors/nvml.py"],
+    "pynvml": ["monitors/_driver.py"],
     "psutil": ["monitors/cpu.py"],
     "optuna": ["agents/knobs.py"],
     "matplotlib": ["picture.py"],

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import pytest
 from autoresearch_ray import monitors
 from autoresearch_ray.errors import GpuError
 from autoresearch_ray.model import Resources
+from autoresearch_ray.monitors import _sampling
 from autoresearch_ray.monitors.cpu import Cpu
 from autoresearch_ray.monitors.none import NoMonitor
 from autoresearch_ray.monitors.nvml import Nvml
@@ -64,16 +66,25 @@ try:
     monitor = Nvml(tuple(order["gpus"]))
     said["device"], said["ids"] = monitor.device, Nvml.ids()
     begun = time.monotonic()
-    with monitor.watch() as watch:
-        watch.follow(root.pid)
-        readings = ctypes.CDLL("libnvidia-ml.so.1").stand_in_readings
-        while readings() < order["samples"] - 1 and time.monotonic() < begun + 20:
-            time.sleep(0.01)
-    said["seconds"] = time.monotonic() - begun
-    said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
-    said["samples"] = readings()
-    if "answer" not in watch.lost:
-        said["class"] = monitor.device_class
+    for step in order["looks"]:
+        if step == "measure":
+            with monitor.watch() as watch:
+                watch.follow(root.pid)
+        else:
+            trouble = monitor.trouble(step == "alone")
+            said.setdefault("troubles", []).append(trouble and [trouble.kind, trouble.words])
+    if order["samples"]:
+        begun = time.monotonic()
+        with monitor.watch() as watch:
+            watch.follow(root.pid)
+            readings = ctypes.CDLL("libnvidia-ml.so.1").stand_in_readings
+            while readings() < order["samples"] - 1 and time.monotonic() < begun + 20:
+                time.sleep(0.01)
+        said["seconds"] = time.monotonic() - begun
+        said["resources"], said["lost"] = dataclasses.asdict(watch.resources), watch.lost
+        said["samples"] = readings()
+        if "answer" not in watch.lost:
+            said["class"] = monitor.device_class
 except GpuError as error:
     said["error"], said["hint"] = error.message, error.hint
 finally:
@@ -106,9 +117,16 @@ class Stage:
 
     def play(self, *steps: str, gpus: tuple[str, ...] = ("0",), path: Path | None = None) -> dict[str, Any]:
         """Watch until every step was sampled once: `steps[0]` as the watch begins, the last as it ends."""
-        order = {"scenario": "\nstep\n".join(steps) + "\n", "gpus": gpus, "samples": max(2, len(steps))}
+        order = {"scenario": "\nstep\n".join(steps) + "\n", "gpus": gpus, "samples": max(2, len(steps)), "looks": []}
         said: dict[str, Any] = json.loads(self.python(PROGRAM, stdin=json.dumps(order), path=path))
         return said
+
+    def looks(self, *steps: str, gpus: tuple[str, ...] = ("0",), looks: str = "") -> list[list[str] | None]:
+        """What is the trouble at each look: one for each step, unless said otherwise: to `measure` takes two steps."""
+        order = {"scenario": "\nstep\n".join(steps) + "\n", "gpus": gpus, "samples": 0}
+        order["looks"] = looks.split() or ["alone"] * len(steps)
+        troubles: list[list[str] | None] = json.loads(self.python(PROGRAM, stdin=json.dumps(order)))["troubles"]
+        return troubles
 
 
 def described(*devices: dict[str, str], **general: str) -> str:
@@ -418,6 +436,131 @@ def test_nvml_without_a_gpu_to_watch_is_an_error() -> None:
         Nvml(())
 
 
+# --- NVML: what speaks against measuring -----------------------------------------------------------------------------
+
+
+def test_nothing_speaks_against_an_idle_gpu_or_one_that_shows_next_to_nothing(stage: Stage) -> None:
+    faultless = {"xids": "", "ecc": "0", "pages_pending": "0", "rows_failed": "0"}
+    assert stage.looks(described({**DEVICE, **faultless}), "0.used_mb 900") == [None, None]
+    assert stage.looks(described({**dict.fromkeys(DEVICE, "!3"), "used_mb": "!3"}), "") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("0.xids 79", "GPU 0: Xid 79: fallen off the bus"),
+        ("0.xids 13 31 48", "GPU 0: Xid 48: uncorrectable memory error"),
+        ("0.ecc 7", "GPU 0: 2 uncorrectable ECC errors"),
+        ("0.pages_pending 1", "GPU 0: bad pages of memory are in use until it is reset"),
+        ("0.rows_failed 1", "GPU 0: a bad row of memory could not be remapped"),
+        ("0.used_mb !15", "GPU 0 cannot be read: GPU is lost"),
+        ("0.ecc !16", "GPU 0 cannot be read: GPU requires restart"),
+        ("0.xids !15", "GPU 0 cannot be read: GPU is lost"),
+    ],
+)
+def test_a_fault_of_the_device_makes_it_sick_for_good_also_where_it_is_shared(
+    stage: Stage, fault: str, words: str
+) -> None:
+    device = {**DEVICE, "xids": "", "ecc": "5", "pages_pending": "0", "rows_failed": "0"}
+    mended = "0.used_mb 500\n0.ecc 5\n0.pages_pending 0\n0.rows_failed 0\n0.xids "
+    # A fault is seen by the look at which a reading of the memory begins its step, or else by the next one.
+    troubles = stage.looks(described(device), fault, fault, mended, mended, looks="alone shared alone shared alone")
+    assert troubles[0] is None
+    assert troubles[2:] == [["sick", words]] * 3
+
+
+def test_xids_that_a_program_can_bring_about_or_that_were_corrected_are_no_fault(stage: Stage) -> None:
+    ours = " ".join(str(each) for each in (13, 31, 43, 45, 46, 63, 68, 69, 92, 109))
+    assert stage.looks(described({**DEVICE, "xids": ""}), f"0.xids {ours}", "", "") == [None] * 4
+
+
+def test_errors_from_before_the_run_are_not_held_against_a_gpu(stage: Stage) -> None:
+    assert stage.looks(described({**DEVICE, "ecc": "3"}), "", "0.ecc 3") == [None] * 3
+
+
+def test_a_broken_link_counts_where_several_gpus_work_together(stage: Stage) -> None:
+    devices = described({**DEVICE, "xids": ""}, {**DEVICE, "xids": ""})
+    assert stage.looks(devices, "0.xids 74", "", "") == [None] * 4
+    assert stage.looks(devices, "1.xids 74", "", "", gpus=("0", "1"))[-1] == ["sick", "GPU 1: Xid 74: NVLink failed"]
+
+
+def test_the_faults_of_a_slice_are_those_of_its_gpu(stage: Stage) -> None:
+    part = {**DEVICE, "uuid": "MIG-1", "parent": "1"}
+    (trouble,) = stage.looks(described(part, {**DEVICE, "xids": "79"}), gpus=("MIG-1",))
+    assert trouble is not None and trouble == ["sick", "GPU MIG-1: Xid 79: fallen off the bus"]
+    (trouble,) = stage.looks(described(part, {**DEVICE, "rows_failed": "1"}), gpus=("MIG-1",))
+    assert trouble is not None and trouble[0] == "sick"
+
+
+def test_a_stranger_is_named_and_waited_for_where_nobody_else_belongs(stage: Stage) -> None:
+    there = "0.compute {stranger}:8192 4194305:10\n0.used_mb 9000"
+    busy, still, gone = stage.looks(described(DEVICE), there, there, "0.compute \n0.used_mb 500", looks="alone " * 4)[
+        1:
+    ]
+    assert busy is not None and busy[0] == "busy"
+    assert re.fullmatch(r"process \d+ \(sleep, 8,192 MB\) and 1 more on GPU 0", busy[1])
+    assert still == busy and gone is None
+    assert stage.looks(described(DEVICE), there, looks="shared shared") == [None, None]
+
+
+def test_a_stranger_from_another_container_has_no_name(stage: Stage) -> None:
+    (trouble,) = stage.looks(described({**DEVICE, "compute": f"{HIDDEN}:300"}))
+    assert trouble == ["busy", f"process {HIDDEN} (not of this container, 300 MB) on GPU 0"]
+
+
+def test_a_desktop_is_no_stranger_and_its_memory_comes_and_goes(stage: Stage) -> None:
+    desktop = {**DEVICE, "graphics": "{stranger}:300"}
+    assert stage.looks(described(desktop), "0.used_mb 3000", "0.used_mb 400") == [None] * 3
+    both = stage.looks(described({**desktop, "compute": "{stranger}:300"}))[0]
+    assert both is not None and both[0] == "busy"
+
+
+def test_what_an_experiment_left_behind_should_be_gone_in_a_moment(stage: Stage) -> None:
+    left = "0.compute {root}:8000\n0.used_mb 8500"
+    troubles = stage.looks(
+        described(DEVICE), left, left, left, "0.compute ", "0.used_mb 500", looks="alone measure alone alone alone"
+    )
+    assert troubles[0] is None and troubles[3] is None
+    process, memory = troubles[1:3]
+    assert process is not None and process[0] == "unsettled"
+    assert re.fullmatch(r"process \d+ \(sh, 8,000 MB\), left of an experiment, on GPU 0", process[1])
+    assert memory == ["unsettled", "8,000 MB that were not given back on GPU 0"]
+
+
+def test_memory_that_is_taken_after_all_was_given_back_is_somebody_elses(stage: Stage) -> None:
+    looks = "alone measure alone alone"
+    troubles = stage.looks(described(DEVICE), "", "", "0.used_mb 600", "0.used_mb 8500", looks=looks)
+    assert troubles == [None, None, ["busy", "8,000 MB in use on GPU 0, by nobody that is shown here"]]
+
+
+def test_who_does_not_answer_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sampling, "PATIENCE_SECONDS", 0.01)
+    asked, answer = [], threading.Event()
+
+    def question(what: str) -> str:
+        asked.append(what)
+        answer.wait()
+        return what
+
+    asker = _sampling.Asker(question)
+    for what in ("one", "two"):
+        with pytest.raises(TimeoutError):
+            asker.ask(what)
+    answer.set()
+    monkeypatch.setattr(_sampling, "PATIENCE_SECONDS", 60.0)
+    assert asker.ask("three") == "one" and asker.ask("four") == "four" and asked == ["one", "four"]
+
+
+def test_a_driver_that_does_not_answer_is_unsettled(stage: Stage) -> None:
+    (trouble,) = stage.looks(described({**DEVICE, "used_mb": "hang"}))
+    assert trouble == ["unsettled", "NVML did not answer for 5 s"]
+
+
+def test_a_reading_that_is_refused_is_unsettled(stage: Stage) -> None:
+    troubles = stage.looks(described(DEVICE), "0.used_mb !999", "0.used_mb 500")
+    assert troubles == [None, ["unsettled", "GPU 0 cannot be read: Unknown Error"], None]
+
+
 # --- CPU -------------------------------------------------------------------------------------------------------------
 
 HOLD = "import sys; block = b'x' * (64 << 20); print(flush=True); sys.stdin.read()"
@@ -519,6 +662,7 @@ for _ in range(2):
     assert isinstance(watch.resources, Resources)
     assert watch.resources.device == monitor.device != ""
     assert watch.lost == ""
+    assert monitor.trouble(True) is None and monitor.trouble(False) is None
 assert monitor.device_class == monitor.device_class != ""
 foreign = {"ray", "git", "click", "rich", "optuna"} & sys.modules.keys()
 assert not foreign, foreign

@@ -58,8 +58,8 @@ def value(number: float) -> Measurement:
     return Measurement(number, wall_seconds=60.0)
 
 
-def failed(kind: FailureKind, tail: str = "") -> Measurement:
-    return Measurement(None, Failure(kind, "why", tail))
+def failed(kind: FailureKind, tail: str = "", fatal: bool = False) -> Measurement:
+    return Measurement(None, Failure(kind, "why", tail, fatal))
 
 
 def calibrated(lanes: int = 2, policy: Policy | None = None, **words: object) -> Game:
@@ -1091,7 +1091,8 @@ REPLAYS = (*EVALUATIONS, FailureKind.GUARD, FailureKind.CONFLICT, FailureKind.NO
 def mishap(game: Game, order: Order) -> Outcome:
     """What may go wrong with it."""
     kinds = {"propose": tuple(FailureKind), "replay": REPLAYS}.get(order.kind, EVALUATIONS)
-    return failed(game.chance.choice(kinds))
+    kind = game.chance.choice(kinds)
+    return failed(kind, fatal=kind is FailureKind.MACHINE and game.chance.random() < 0.2)
 
 
 def plain(thing: object) -> object:
@@ -1143,11 +1144,14 @@ class Referee:
         raise AssertionError(f"this run does not end: {self.game.lines[-1]}")
 
     def disturb(self, lane: str) -> None:
-        """A worker starts again, is given up, or is found again; or all of the run is taken up again."""
+        """A worker starts again, is given up, or is found again, or its device is in other hands for a while; or all of
+        the run is taken up again."""
         game, seat = self.game, self.game.board.lanes[lane].seat
-        match game.chance.randrange(3):
+        match game.chance.randrange(4):
             case 0:
                 self.sit(seat)
+            case 3:
+                game.pause(seat.worker, "" if seat.worker in game.board.paused else "somebody else is there")
             case 1 if len(game.active()) > 1:
                 game.vacate(seat.worker)
                 if game.chance.random() < 0.5 or not game.active():
@@ -1168,6 +1172,12 @@ class Referee:
 
     def turn(self, lane: str, outcome: Outcome) -> None:
         game = self.game
+        worker = game.board.lanes[lane].seat.worker
+        if worker in game.board.paused:  # it comes to an end, or the run does
+            if game.pause(worker, "somebody else is there"):
+                game.pause(worker, "")
+            else:
+                outcome = failed(FailureKind.MACHINE)
         before = state(game.board) if game.chance.random() < 0.2 else None
         working = [name for name, each in game.board.lanes.items() if each.active]
         idle = outcome is not None and outcome.failure is not None and outcome.failure.kind is FailureKind.AGENT
@@ -1199,6 +1209,8 @@ class Referee:
                     self.confirmed(event, working)
         self.seen = len(self.game.lines)
         for name, each in board.lanes.items():
+            assert not (each.active and each.seat.worker in board.retired)
+            assert each.paused == (each.seat.worker in board.paused)
             assert each.order is not None and each.head == self.heads.get(name, "base")
             assert board.at(each.head) is not None
 

@@ -12,8 +12,8 @@ import click
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.cli.output import coloured, print_json
-from autoresearch_ray.model import Experiment, Status
-from autoresearch_ray.results import progress_line, record, verdict
+from autoresearch_ray.model import Experiment, Paused, Retired, Status
+from autoresearch_ray.results import out_of_use, progress_line, record, verdict, whose
 
 EVERY = 5  # verdicts between two progress lines
 
@@ -60,11 +60,12 @@ class _Verdicts:
 
 
 class Lines:
-    """One line per verdict, and after every fifth how the run stands."""
+    """One line per verdict, and after every fifth how the run stands. What becomes of slots is told on stderr."""
 
     def __init__(self) -> None:
         self._verdicts = _Verdicts()
         self._count = 0
+        self._out: list[Paused | Retired] = []  # slots that are told to be out of use
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +79,11 @@ class Lines:
             self._count += each.kind != "baseline"
             if self._count and self._count % EVERY == 0 and each.kind != "baseline":
                 click.echo(progress_line(board))
+        out = out_of_use(board)
+        for what, event in out:
+            if event not in self._out:
+                click.echo(f"{what}: {whose(board, event)}", err=True)
+        self._out = [event for _, event in out]
 
 
 class Objects:

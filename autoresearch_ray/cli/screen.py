@@ -14,7 +14,7 @@ from rich.text import Text
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import heading, improvement
 from autoresearch_ray.cli.output import COLOURS
-from autoresearch_ray.cli.status import counts_text, lane_rows, noise_lines, pace, pace_text, scored_text
+from autoresearch_ray.cli.status import counts_text, lane_rows, noise_lines, pace, pace_text, scored_text, slot_lines
 from autoresearch_ray.model import Status
 from autoresearch_ray.results import line, verdict
 
@@ -56,6 +56,8 @@ def screen(board: Board, now: float, room: int) -> RenderableType:
         head.append(f"noise     {each}\n")
     head.append(f"tried     {board.counted} experiments: {counts_text(board)}\n")
     head.append(f"pace      {pace_text(board, pace(board, now))}\n")
+    for what, each in slot_lines(board, now):
+        head.append(f"{what:<10}{each}\n", style="yellow")
     if board.closed:
         head.append(f"closed    {line(board.closed.reason)}\n", style="yellow")
     decided = [each for each in board.experiments[-4 * LATEST :] if each.status is not Status.PENDING]

@@ -21,8 +21,21 @@ from autoresearch_ray.certainty import (
 )
 from autoresearch_ray.cli.folder import Driver
 from autoresearch_ray.cli.output import columns
-from autoresearch_ray.model import Ablate, Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop, Wait
-from autoresearch_ray.results import described, duration, leaderboard, line, signed, timestamp
+from autoresearch_ray.model import (
+    Ablate,
+    Experiment,
+    Holdout,
+    Paused,
+    Propose,
+    Remeasure,
+    Replay,
+    Retired,
+    Rework,
+    Status,
+    Stop,
+    Wait,
+)
+from autoresearch_ray.results import described, duration, leaderboard, line, out_of_use, signed, timestamp, whose
 
 NOTHING = {"metric": None, "error": None, "measurements": 0}
 
@@ -74,7 +87,11 @@ def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
 
 
 def doing(board: Board, name: str) -> str:
-    """The order of the lane `name` in words."""
+    """The order of the lane `name` in words, and whether its slot waits."""
+    return f"paused: {_order(board, name)}" if board.lanes[name].paused else _order(board, name)
+
+
+def _order(board: Board, name: str) -> str:
     match board.lanes[name].order:
         case Propose(rework=Rework(id=id, times=times)):
             return f"mends {id}, which broke the guard: attempt {times}"
@@ -136,6 +153,8 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
         "counts": {str(key): count for key, count in board.counts.items()},
         "suspicious": [each.number for each in board.experiments if each.doubts],
         "refused": [{"id": each.id, "commit": each.commit, "reason": each.reason} for each in board.refused.values()],
+        "paused": [_slot(board, each) for each in board.paused.values()],
+        "retired": [_slot(board, each) for each in board.retired.values()],
         "measurements": board.attempts,
         "started": timestamp(board.started),
         "last_event": timestamp(board.last_at),
@@ -176,6 +195,11 @@ def _left_alone(board: Board) -> dict[str, Any] | None:
     return {"trouble": str(breaker.kind), "until": timestamp(breaker.until), "openings": breaker.openings}
 
 
+def _slot(board: Board, event: Paused | Retired) -> dict[str, Any]:
+    lanes = board.lanes_of(event.worker)
+    return {"worker": event.worker, "lanes": lanes, "at": timestamp(event.at), "reason": event.reason}
+
+
 def _scored(board: Board, experiment: Experiment | None) -> dict[str, Any] | None:
     if experiment is None:
         return None
@@ -211,6 +235,7 @@ def status_text(board: Board, driver: Driver, now: float) -> str:
         ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
         ("refused", "; ".join(refusals)),
         ("agents", agents_text(board, now)),
+        *slot_lines(board, now),
         ("pace", pace_text(board, speed)),
         *(("account" if not index else "", each) for index, each in enumerate(timesheet.status_lines(board, now))),
     ]
@@ -239,6 +264,11 @@ def lane_rows(board: Board, now: float) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def slot_lines(board: Board, now: float) -> list[tuple[str, str]]:
+    """A line for each slot that does not measure: what became of it; for how long, whose it is, and why."""
+    return [(what, f"for {duration(now - each.at)}  {whose(board, each)}") for what, each in out_of_use(board)]
 
 
 def noise_lines(board: Board) -> list[str]:

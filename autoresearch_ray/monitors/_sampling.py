@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+Answer = TypeVar("Answer")
 
 INTERVAL_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0  # a driver answers within milliseconds; one that is wedged never does, and cannot be interrupted
@@ -37,6 +41,31 @@ class Sampler:
             self._sample()
         self._sample()
         self._finished = True
+
+
+class Asker(Generic[Answer]):
+    """Asks on a thread of its own. A question that hangs in a driver is waited for again, and not asked twice."""
+
+    def __init__(self, question: Callable[..., Answer]) -> None:
+        self._question = question
+        self._asked: Future[Answer] | None = None
+
+    def ask(self, *arguments: Any) -> Answer:
+        """Raises `TimeoutError` if there is no answer in time."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = Future()
+            threading.Thread(target=self._run, args=(asked, arguments), name="monitor", daemon=True).start()
+        try:
+            return asked.result(PATIENCE_SECONDS)
+        finally:
+            self._asked = None if asked.done() else asked
+
+    def _run(self, asked: Future[Answer], arguments: tuple[Any, ...]) -> None:
+        try:
+            asked.set_result(self._question(*arguments))
+        finally:
+            asked.cancel()  # no effect on a question that was answered; one that failed is no longer waited for
 
 
 class Series:

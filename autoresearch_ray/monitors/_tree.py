@@ -15,6 +15,11 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def name(pid: int) -> str:
+    """The process's own short name, such as "python"; "" if it is not known here."""
+    return _read(pid, "comm").decode(errors="replace").strip()
+
+
 class Tree:
     """The followed process and its descendants, also those that detached: they carry the tag of `process.run`."""
 

@@ -35,6 +35,9 @@ class Cpu:
     def watch(self) -> _Watch:
         return _Watch()
 
+    def trouble(self, alone: bool) -> None:
+        """There is nothing to be asked."""
+
 
 class _Watch:
     lost = ""  # a CPU that is gone takes this process with it

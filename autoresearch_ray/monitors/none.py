@@ -22,6 +22,9 @@ class NoMonitor:
     def watch(self) -> _Watch:
         return _Watch(Resources(device=self._device))
 
+    def trouble(self, alone: bool) -> None:
+        """There is nothing to be asked."""
+
 
 class _Watch:
     lost = ""
