@@ -42,8 +42,8 @@ FLOORS = {
         "ports noise evidence pool suspicion layered board draft verdicts orders policies "
         "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
     ),
-    "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
-    "work": "researcher worker coordinator run_folder",
+    "hands": "process guardian ledger bare tree store repo remote mirror evaluator reading monitors agents",
+    "work": "researcher worker coordinator run_folder restore",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
 }
