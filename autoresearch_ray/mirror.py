@@ -45,7 +45,7 @@ class Mirror:
         self._held: set[str] = set()  # commits that the copy there reaches
         self._segments = Segments(folder / "ledger.jsonl")
         self._tree = ""  # of the copy there
-        self.foreign: set[str] = set()  # branches of the mirror that hold commits of somebody else: left alone
+        self.left_alone: set[str] = set()  # branches of the mirror that somebody else moved, or that are protected
 
     def meet(self, cancel: threading.Event | None = None) -> Trouble | None:
         """See what is there. `TAKEN`: it is not the beginning of this run, and is never written over."""
@@ -66,22 +66,18 @@ class Mirror:
         hub, tip = self._hub(), self._there.get(self._ref)
         tree, size = self._segments.tree(hub)  # first: the commits that these lines name are in the hub by now
         commits = [each for each in self._commits(hub) if each not in self._held]
-        branches = self._branches(hub)
-        if tip and tree == self._tree and not commits and not branches:
-            return None
-        copy = self._commit(hub, tree, [*([tip] if tip else []), *commits], size)
-        refspecs = [f"{copy}:{self._ref}", *(f"{commit}:{ref}" for ref, commit in branches.items())]
-        leases = {ref: self._there.get(ref, "") for ref in branches}
-        seconds = _PUSH_SECONDS if tip else LONG_SECONDS
-        refused, trouble = self.remote.push(*refspecs, leases=leases, hub=hub.folder, seconds=seconds, cancel=cancel)
-        if trouble and (not refused or self._ref in refused):
-            self._there = None
-            return (self.meet(cancel) if refused else None) or trouble
-        self._there = None if refused else {**self._there, **branches, self._ref: copy}
-        self._held.update(commits, [copy])
-        self._tree = tree
-        hub.git("update-ref", PUSHED, copy)
-        return None
+        if not tip or tree != self._tree or commits:
+            copy = self._commit(hub, tree, [*([tip] if tip else []), *commits], size)
+            seconds = _PUSH_SECONDS if tip else LONG_SECONDS
+            refused, trouble = self.remote.push({self._ref: copy}, {}, hub.folder, seconds, cancel)
+            if trouble:
+                self._there = None
+                return (self.meet(cancel) if refused else None) or trouble
+            self._there = {**self._there, self._ref: copy}
+            self._held.update(commits, [copy])
+            self._tree = tree
+            hub.git("update-ref", PUSHED, copy)
+        return self._push_branches(hub, cancel)
 
     @property
     def size(self) -> int:
@@ -101,6 +97,7 @@ class Mirror:
         if path and not self.remote.there:
             note = noted(self._folder)
             if (note.get("mirror") == self.remote.word and note.get("at")) or not path.parent.is_dir():
+                self._there = None
                 return Trouble(Kind.AWAY, f"{path} is not there")  # not mounted: nothing is made in its place
             self.remote.make(self._commits(self._hub())[0])
         if path:
@@ -125,13 +122,27 @@ class Mirror:
         names = ("refs/base", "refs/attempts", "refs/heads")
         return list(dict.fromkeys(hub.git("for-each-ref", "--format=%(objectname)", *names).decode().split()))
 
-    def _branches(self, hub: Hub) -> dict[str, str]:
-        """The branches that stand elsewhere in the mirror. Where they hold what the hub does not know, they stay."""
+    def _push_branches(self, hub: Hub, cancel: threading.Event | None) -> Trouble | None:
+        """Move the branches that stand elsewhere in the mirror. Where they hold what the hub does not know, they stay.
+
+        Only after the ledger: a run that was taken up elsewhere moves them no more.
+        """
         assert self._there is not None
+        there = self._there
         ours = {f"refs/heads/{name}": commit for name, commit in hub.branches().items()}
-        known = set(hub.known([self._there[ref] for ref in ours if ref in self._there]))
-        self.foreign = {ref for ref in ours if ref in self._there and self._there[ref] not in known}
-        return {ref: at for ref, at in ours.items() if ref not in self.foreign and self._there.get(ref) != at}
+        known = set(hub.known([there[ref] for ref in ours if ref in there]))
+        self.left_alone |= {ref for ref in ours if ref in there and there[ref] not in known}
+        moved = {ref: at for ref, at in ours.items() if ref not in self.left_alone and there.get(ref) != at}
+        if not moved:
+            return None
+        leases = {ref: there.get(ref, "") for ref in moved}
+        refused, trouble = self.remote.push(moved, leases, hub.folder, _PUSH_SECONDS, cancel)
+        if trouble and not refused:
+            self._there = None
+            return trouble
+        self.left_alone |= refused
+        self._there = {**there, **{ref: at for ref, at in moved.items() if ref not in refused}}
+        return None
 
     def _commit(self, hub: Hub, tree: str, parents: list[str], size: int) -> str:
         """Written by hand: the parents of a first copy may be more than a command line holds."""
@@ -216,10 +227,10 @@ class Mirroring:
             trouble = Trouble(Kind.HERE, str(error))
         if trouble:
             self._warn(trouble)
-        for ref in sorted(self._mirror.foreign - self._warned):
+        for ref in sorted(self._mirror.left_alone - self._warned):
             self._warned.add(ref)
             branch = ref.removeprefix("refs/heads/")
-            self._warnings.append(f"{branch} in the mirror holds commits of somebody else: it was left as it is")
+            self._warnings.append(f"{branch} of the mirror is protected, or was moved by somebody: it is left alone")
         with suppress(OSError):  # a full disk: see above
             self._note(trouble, began)
         self._trouble = trouble
@@ -289,11 +300,11 @@ def _blob(repository: Bare, content: bytes) -> str:
     return repository.git("hash-object", "-w", "--stdin", stdin=content).decode().strip()
 
 
-def cut(lines: bytes) -> tuple[list[bytes], bytes]:
+def cut(lines: bytes, segment_bytes: int = SEGMENT_BYTES) -> tuple[list[bytes], bytes]:
     """Whole segments and what is left: the same for the same lines, however they came."""
     closed, start = [], 0
-    while len(lines) - start > SEGMENT_BYTES:
-        end = lines.index(b"\n", start + SEGMENT_BYTES) + 1
+    while len(lines) - start > segment_bytes:
+        end = lines.index(b"\n", start + segment_bytes) + 1
         closed.append(lines[start:end])
         start = end
     return closed, lines[start:]

@@ -236,7 +236,7 @@ _TAG = re.compile(r"(?!.*\.\.)(?!.*\.(?:lock)?$)[A-Za-z0-9_][A-Za-z0-9._-]{0,99}
 _COUNTS = ("workers", "lanes", "every", "experiments", "evaluations", "plateau")
 _ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", "mirror_minutes", *_COUNTS)
 # A URL with a password, or what may be one: over http, tokens stand in the user's place or behind a question mark.
-_CREDENTIALS = re.compile(r"(?i)^[\w+-]+://[^/]*:[^/]*@|^https?://([^/]*@|.*\?)")
+_CREDENTIALS = re.compile(r"(?i)://[^/]*:[^/]*@|https?://([^/]*@|.*\?)")
 _ADAPTER = TypeAdapter(Options)
 _NOWHERE = Line("", 0, "")  # where flags and keyword arguments stand
 

@@ -125,7 +125,7 @@ class Remote:
                 f"known remotes: {', '.join(sorted(remotes)) or 'none'}; a path has a slash: ./{word}",
             )
         if not _URL.match(url):
-            path = folder.absolute() / Path(url).expanduser()
+            path = (folder / Path(url).expanduser()).resolve()
             url = str(path)
         if path and path.exists() and not _is_repository(path) and not _is_empty(path):
             raise SetupError(f"{path} is neither a git repository nor empty", "name a folder that may be made")
@@ -136,6 +136,10 @@ class Remote:
     def local(self) -> bool:
         """Whether the other end runs on this machine."""
         return self.path is not None or self.url.lower().startswith("file://")
+
+    @property
+    def _upload_pack(self) -> list[str]:
+        return [f"--upload-pack={bare.UPLOAD_PACK}"] if self.local else []
 
     @property
     def there(self) -> bool:
@@ -151,26 +155,33 @@ class Remote:
     def refs(self, cancel: threading.Event | None = None) -> dict[str, str] | Trouble:
         """The ledgers and the branches of all runs that are there, each with its commit."""
         wanted = (LEDGER.format(tag="*"), "refs/heads/autoresearch/*")
-        done = self.git("ls-remote", NAME, *wanted, seconds=_LISTING_SECONDS, cancel=cancel)
+        words = ("ls-remote", *self._upload_pack, NAME, *wanted)
+        done = self.git(*words, seconds=_LISTING_SECONDS, cancel=cancel)
         if done.trouble:
             return done.trouble
-        rows = (line.split("\t") for line in done.out.splitlines())
-        return {name: commit for commit, name in rows}
+        rows = (line.partition("\t") for line in done.out.splitlines())
+        return {name: commit for commit, _, name in rows}
 
     def push(
-        self, *refspecs: str, leases: Mapping[str, str], hub: Path, seconds: float, cancel: threading.Event | None
+        self,
+        refs: Mapping[str, str],
+        leases: Mapping[str, str],
+        hub: Path,
+        seconds: float,
+        cancel: threading.Event | None,
     ) -> tuple[frozenset[str], Trouble | None]:
-        """Push from `hub`; a ref of `leases` only where it is still at that commit, "" for nowhere, and even backwards.
+        """Move each of `refs` to its commit, with all that it reaches: forwards, and each for itself.
 
-        Each ref stands for itself. The first part of the answer are those that were refused; with none of them, trouble
-        means that nothing arrived.
+        A ref of `leases` is moved anywhere, but only if it is still at that commit, "" for nowhere. The first part of
+        the answer are those that were refused; with none of them, trouble means that nothing arrived.
         """
         options = [f"--force-with-lease={ref}:{commit}" for ref, commit in leases.items()]
         if self.local:
             options.append(f"--receive-pack={_RECEIVE_PACK}")
+        refspecs = [f"{commit}:{ref}" for ref, commit in refs.items()]
         words = ("push", "--porcelain", "--no-verify", *options, NAME, *refspecs)
         done = self.git(*words, hub=hub, seconds=seconds, cancel=cancel)
-        rows = (line.split("\t") for line in done.out.splitlines() if line.startswith("!\t"))
+        rows = (line.split("\t", 2) for line in done.out.splitlines() if line.startswith("!\t"))
         refused = {names.rpartition(":")[2]: why for _, names, why in rows}
         if refused and done.trouble and done.trouble.kind is Kind.AWAY:  # it was reached
             return frozenset(refused), Trouble(Kind.REFUSED, "; ".join(dict.fromkeys(refused.values())))
@@ -179,8 +190,7 @@ class Remote:
     def fetch(self, ref: str, into: str, hub: Path) -> Trouble | None:
         """Fetch one ref, with all that it reaches, into the ref `into` of `hub`."""
         options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--update-shallow")
-        local = [f"--upload-pack={bare.UPLOAD_PACK}"] if self.local else []
-        words = ("fetch", *options, *local, NAME, f"{ref}:{into}")
+        words = ("fetch", *options, *self._upload_pack, NAME, f"{ref}:{into}")
         return self.git(*words, hub=hub, seconds=bare.LONG_SECONDS).trouble
 
     def git(

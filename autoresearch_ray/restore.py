@@ -31,19 +31,25 @@ def restore(remote: Remote, folder: Path, tag: str | None = None) -> Path:
     tag, tip = _found(remote, tag)
     if (folder / ".autoresearch" / tag / "ledger.jsonl").exists():
         return folder / ".autoresearch" / tag
-    part = folder / ".autoresearch" / f".{tag}.part"
+    runs = folder / ".autoresearch"
     try:
-        (folder / ".autoresearch").mkdir(exist_ok=True)
-        (folder / ".autoresearch" / ".gitignore").write_text("*\n")
-        shutil.rmtree(part, ignore_errors=True)
+        runs.mkdir(exist_ok=True)
+        (runs / ".gitignore").write_text("*\n")
+        return _brought(remote, folder, runs / f".{tag}.part", tag, tip)
+    except OSError as error:
+        raise SetupError(f"cannot write in {folder}: {error.strerror}", "make room there, or another folder") from error
+    finally:
+        if runs.is_dir() and {each.name for each in runs.iterdir()} <= {".gitignore"}:
+            shutil.rmtree(runs)  # the run came to another folder of the repository, or not at all
+
+
+def _brought(remote: Remote, folder: Path, part: Path, tag: str, tip: str) -> Path:
+    shutil.rmtree(part, ignore_errors=True)
+    try:
         opened = _fetched(remote, part, tag, tip)
         if not _in_repository(folder):
             Origin.make(folder, Hub.open(part / "hub.git"))
         return _placed(part, Origin.find(folder).top / opened.prefix, opened)
-    except OSError as error:
-        raise SetupError(
-            f"cannot write in {folder}: {error.strerror}", "make room there, or make it writable"
-        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -863,7 +863,7 @@ def test_the_value_of_a_secret_is_never_shown() -> None:
     [
         "https://ann:hunter2@example.org/x.git", "https://hunter2@example.org/x.git", "HTTP://hunter2@example.org/x.git",
         "https://example.org/x.git?private_token=hunter2", "ssh://ann:hunter2@example.org/x.git",
-        "git://ann:hunter2@example.org/x.git", "https://ann:hunter2@@example.org/x.git",
+        "git://ann:hunter2@example.org/x.git", "x::https://hunter2@example.org/x.git", "https://ann:hunter2@@example.org/x.git",
     ],
 )  # fmt: skip
 def test_a_mirror_with_a_password_is_refused_and_not_shown(mirror: str) -> None:
