@@ -6,8 +6,8 @@ So one ref moves, or does not, and no server can show a ledger without the commi
 what is not a continuation of it, such as another run of the same tag, is refused by git itself. The branches are copied
 for people to look at; the ledger knows where they stood.
 
-The ledger lies there in segments that end with a line. All but the last never change, so that a copy brings the new
-lines and some 10 kB, however long the ledger has become.
+The ledger lies there in segments that end with a line. All but the last never change, so that a copy brings what is new
+and the last segment: 28 kB, with a ledger of 10,000 attempts and 13 MB.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from autoresearch_ray.errors import AutoresearchError, SetupError
 from autoresearch_ray.remote import LEDGER, Kind, Remote, Trouble
 from autoresearch_ray.repo import Hub
 
-SEGMENT_BYTES = 128 << 10  # a copy sends half of one, and a name of 36 bytes for each: least at 40 MB of ledger
+SEGMENT_BYTES = 128 << 10  # a copy brings half of one, compressed, and a name of 36 bytes for each
 _PUSH_SECONDS = 600.0  # for what came since the last copy; the first one brings the whole history
 _RETRY_SECONDS = 15.0  # after one failure, twice as long after each more, at most until the next copy is due anyway
+_DOUBLINGS = 10
 _STALE_SECONDS = 900.0  # a lock of that age in a mirror that is a folder was left by a push that was killed
 PUSHED = "refs/mirror"  # in the hub: the last copy that arrived
 
@@ -45,7 +46,7 @@ class Mirror:
         self._held: set[str] = set()  # commits that the copy there reaches
         self._segments = Segments(folder / "ledger.jsonl")
         self._tree = ""  # of the copy there
-        self.left_alone: set[str] = set()  # branches of the mirror that somebody else moved, or that are protected
+        self.left_alone: set[str] = set()  # branches of the mirror that were moved by somebody, or are protected
 
     def meet(self, cancel: threading.Event | None = None) -> Trouble | None:
         """See what is there. `TAKEN`: it is not the beginning of this run, and is never written over."""
@@ -99,7 +100,8 @@ class Mirror:
             if (note.get("mirror") == self.remote.word and note.get("at")) or not path.parent.is_dir():
                 self._there = None
                 return Trouble(Kind.AWAY, f"{path} is not there")  # not mounted: nothing is made in its place
-            self.remote.make(self._commits(self._hub())[0])
+            if trouble := self.remote.make(self._commits(self._hub())[0]):
+                return trouble
         if path:
             _unlock(path, [self._ref, *(f"refs/heads/{each}" for each in self._hub().branches())], self._clock())
         return self.meet(cancel) if self._there is None else None
@@ -131,18 +133,15 @@ class Mirror:
         there = self._there
         ours = {f"refs/heads/{name}": commit for name, commit in hub.branches().items()}
         known = set(hub.known([there[ref] for ref in ours if ref in there]))
-        self.left_alone |= {ref for ref in ours if ref in there and there[ref] not in known}
+        self.left_alone = {ref for ref in ours if ref in there and there[ref] not in known}
         moved = {ref: at for ref, at in ours.items() if ref not in self.left_alone and there.get(ref) != at}
         if not moved:
             return None
         leases = {ref: there.get(ref, "") for ref in moved}
         refused, trouble = self.remote.push(moved, leases, hub.folder, _PUSH_SECONDS, cancel)
-        if trouble and not refused:
-            self._there = None
-            return trouble
         self.left_alone |= refused
-        self._there = {**there, **{ref: at for ref, at in moved.items() if ref not in refused}}
-        return None
+        self._there = None if trouble else {**there, **moved}
+        return trouble if not refused else None
 
     def _commit(self, hub: Hub, tree: str, parents: list[str], size: int) -> str:
         """Written by hand: the parents of a first copy may be more than a command line holds."""
@@ -210,7 +209,8 @@ class Mirroring:
         failures = 0
         while True:
             if failures:
-                self._ending.wait(min(self._seconds, _RETRY_SECONDS * 2 ** (failures - 1)))  # no keep makes it sooner
+                wait = _RETRY_SECONDS * 2 ** min(failures - 1, _DOUBLINGS)
+                self._ending.wait(min(self._seconds, wait))  # no keep makes it sooner
             else:
                 self._wanted.wait(self._seconds)
             last = self._ending.is_set()  # before the copy: all that was there until then is in it
@@ -224,7 +224,7 @@ class Mirroring:
         try:
             trouble = self._mirror.push(self._cancel)
         except (AutoresearchError, OSError) as error:  # the run's own disk: who writes the ledger will say more
-            trouble = Trouble(Kind.HERE, str(error))
+            trouble = Trouble(Kind.HERE, error.message if isinstance(error, AutoresearchError) else str(error))
         if trouble:
             self._warn(trouble)
         for ref in sorted(self._mirror.left_alone - self._warned):

@@ -24,7 +24,7 @@ LEDGER = "refs/autoresearch/{tag}/ledger"  # see mirror.py; here for the search 
 NAME = "autoresearch-mirror"  # what the remote is called in the configuration that git is given
 _URL = re.compile(r"(?i)[a-z][\w+.-]*://|[^/]+:")  # with a scheme, or host:path as ssh has it
 _USER = re.compile(r"(?i)([a-z][\w+.-]*://)[^/\s'\"]*@")
-_LISTING_SECONDS = 30.0
+_SHORT_SECONDS = 30.0  # for what sends next to nothing
 _ASIDE = ("To ", "!\t", "=\t", "*\t", "Done", "hint:")  # lines of git that say nothing about what is wrong
 _LONGEST = 300  # characters of what git said
 
@@ -146,17 +146,17 @@ class Remote:
         """Whether there may be a repository; of a folder this is known."""
         return self.path is None or _is_repository(self.path)
 
-    def make(self, commit: str) -> None:
-        """Make the folder a bare repository, in the object format of `commit`. Raises `RepoError`."""
-        assert self.path is not None
+    def make(self, commit: str) -> Trouble | None:
+        """Make the folder a bare repository, in the object format of `commit`."""
         form = "sha256" if len(commit) == 64 else "sha1"
-        bare.git("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self.path), folder=Path("/"))
+        words = ("init", "-q", "--bare", "--template=", f"--object-format={form}", self.url)
+        return self.git(*words, seconds=_SHORT_SECONDS).trouble
 
     def refs(self, cancel: threading.Event | None = None) -> dict[str, str] | Trouble:
         """The ledgers and the branches of all runs that are there, each with its commit."""
         wanted = (LEDGER.format(tag="*"), "refs/heads/autoresearch/*")
         words = ("ls-remote", *self._upload_pack, NAME, *wanted)
-        done = self.git(*words, seconds=_LISTING_SECONDS, cancel=cancel)
+        done = self.git(*words, seconds=_SHORT_SECONDS, cancel=cancel)
         if done.trouble:
             return done.trouble
         rows = (line.partition("\t") for line in done.out.splitlines())

@@ -395,6 +395,29 @@ def test_a_mirror_that_is_full_and_then_is_not(night: Night, tmp_path: Path) -> 
         subprocess.run(["umount", disk], check=True)
 
 
+def test_what_cannot_be_made_is_denied(night: Night, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    trouble = night.mirror(tmp_path / "file" / "x.git").push()
+    assert trouble is not None and trouble.kind is Kind.AWAY and "is not there" in trouble.words
+    trouble = night.mirror("/proc/x.git").push()
+    assert trouble is not None and "/proc/x.git" in trouble.words
+
+
+def test_a_protected_branch_is_left_alone_and_the_ledger_goes_on(night: Night, tmp_path: Path) -> None:
+    there = UserRepo(tmp_path / "there")
+    there.commit()
+    there.git("fetch", "-q", str(night.user.folder), "HEAD:refs/heads/autoresearch/nov20-gpu0")
+    there.git("checkout", "-q", "autoresearch/nov20-gpu0")  # git takes no push to what is checked out
+    night.experiment()
+    warnings: list[str] = []
+    mirroring = Mirroring(night.mirror(there.folder), night.folder, 60, warnings)
+    mirroring.start()
+    mirroring.finish(60)
+    assert len(warnings) == 1 and "autoresearch/nov20-gpu0 of the mirror is protected" in warnings[0]
+    assert there.head == night.run.base and noted(night.folder)["trouble"] is None
+    whole(back(night.remote(there.folder), tmp_path / "back"), night.path.read_bytes(), night.path.stat().st_size)
+
+
 HOLD = "#!/bin/sh\ntouch {0}/held\nwhile [ ! -e {0}/go ]; do sleep 0.02; done\n"
 
 
