@@ -211,7 +211,7 @@ class Remote:
                 )
             except OSError as error:
                 return Answer("", Trouble(Kind.HERE, str(error)))
-            said, wrote = log.read_text(errors="replace"), out.read_text(errors="replace")
+            said, wrote = log.read_text(errors="replace").replace(self.url, self.word), out.read_text(errors="replace")
         if ended.why != "exit":
             words = f"git {arguments[0]} was ended after {ended.wall_seconds:.0f} s: {ended.why}"
             return Answer(wrote, Trouble(Kind.AWAY, words))

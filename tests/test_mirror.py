@@ -552,7 +552,7 @@ def test_a_password_in_the_url_of_a_remote_reaches_no_file_and_no_warning(
 ) -> None:
     plain_git(tmp_path, "init", "-q", "--bare", "x.git")
     with git_server.http(tmp_path, "ann", "right") as url:
-        for number, wrong in enumerate(("ann:hunter2@", "hunter2@", "hunter2:@", "ann:hunter2@@")):
+        for number, wrong in enumerate(("ann:hunter2@", "hunter2@", "hunter2:@", "ann:hunter2@@", "ann:hunter2/@")):
             night.user.git("remote", "add", f"m{number}", f"{url.replace('//', f'//{wrong}')}/x.git")
             trouble = night.mirror(f"m{number}").push()
             assert trouble is not None and "hunter2" not in str(trouble)
