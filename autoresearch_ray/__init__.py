@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoresearch_ray.session import Program as Program
     from autoresearch_ray.session import Session as Session
     from autoresearch_ray.session import research as research
+    from autoresearch_ray.session import resume as resume
 
 _ROOMS = {
     "AgentSetup": "ports",
@@ -36,6 +37,7 @@ _ROOMS = {
     "Proposal": "model",
     "Session": "session",
     "research": "session",
+    "resume": "session",
 }
 
 __all__ = sorted(_ROOMS)

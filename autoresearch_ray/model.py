@@ -146,6 +146,8 @@ class Options:
     address: str | None = None
     backend: Literal["ray", "local"] = "ray"
     allow_dirty: bool = False
+    mirror: str | None = None  # where branches, attempts and the ledger are copied to: a git remote, a URL or a path
+    mirror_minutes: float = 10.0  # between two copies; after every keep in any case
 
 
 @dataclass(frozen=True, slots=True)

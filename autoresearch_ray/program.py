@@ -225,6 +225,8 @@ _KNOWN = {  # what is expected, and an example
     "address": ("the address of a Ray cluster, or auto", "address: auto"),
     "backend": ("ray or local", "backend: ray"),
     "allow_dirty": ("true or false", "allow_dirty: false"),
+    "mirror": ("a path, or a git remote or URL that holds no password", "mirror: /mnt/nfs/mirror.git"),
+    "mirror_minutes": ("a number above 0", "mirror_minutes: 10"),
 }
 _NESTED = {
     "policy": {"name": "policy", "every": "every"},
@@ -232,7 +234,9 @@ _NESTED = {
 }
 _TAG = re.compile(r"(?!.*\.\.)(?!.*\.(?:lock)?$)[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _COUNTS = ("workers", "lanes", "every", "experiments", "evaluations", "plateau")
-_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", *_COUNTS)
+_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", "mirror_minutes", *_COUNTS)
+# A URL with a password, or what may be one: over http, tokens stand in the user's place or behind a question mark.
+_CREDENTIALS = re.compile(r"(?i)://[^/]*:[^/]*@|https?://([^/]*@|.*\?)")
 _ADAPTER = TypeAdapter(Options)
 _NOWHERE = Line("", 0, "")  # where flags and keyword arguments stand
 
@@ -321,7 +325,8 @@ def _options(base: Options, said: Mapping[str, tuple[object, Line]]) -> Options:
             right = False
         if not right:
             # Lists are not shown: who writes a secret's value where its name belongs should not find it in a log.
-            shown = f", not {value!r}" if isinstance(value, str | int | float) else ""
+            plain = isinstance(value, str | int | float) and key != "mirror"
+            shown = f", not {value!r}" if plain else ""
             raise line.wrong(f"{key} must be {expected}{shown}", f"for example: {example}")
     return dataclasses.replace(base, **checked)
 
@@ -334,6 +339,8 @@ def _fits(key: str, value: Any) -> bool:
         return _TAG.fullmatch(value) is not None
     if key in ("secrets", "env"):
         return all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each) for each in value)
+    if key == "mirror" and _CREDENTIALS.search(value):
+        return False
     if key == "gpus_per_worker":
         return bool(0 <= value < 1 or value == int(value) >= 1)  # Ray shares one GPU, or grants whole ones
     if key in _ABOVE_ZERO:

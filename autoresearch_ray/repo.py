@@ -58,6 +58,16 @@ class Origin:
             raise RepoError("a branch named autoresearch stands in the way of branches below autoresearch/", hint)
         return origin
 
+    @classmethod
+    def make(cls, folder: Path, hub: Hub) -> None:
+        """Make the empty `folder` a repository that stands on the base of `hub`, for one who has no clone."""
+        base = hub.git("rev-parse", "refs/base").decode().strip()
+        form = "sha256" if len(base) == 64 else "sha1"
+        git("init", "-q", "-b", "main", "--template=", f"--object-format={form}", folder=folder)
+        there = (f"--upload-pack={UPLOAD_PACK}", str(hub.folder), "refs/base:refs/heads/main")
+        git(*_FETCH, "--update-shallow", "--update-head-ok", *there, folder=folder, timeout_seconds=LONG_SECONDS)
+        git("reset", "-q", "--hard", folder=folder)
+
     def dirty(self, scope: Scope) -> list[str]:
         """The files in scope, relative to `prefix`, with changes that are not committed; new files count."""
         options = ("--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignore-submodules=all")
@@ -105,10 +115,7 @@ class Hub(Bare):
         """Make the hub from the history of `base`, copied, so that it outlives whatever happens to the user's clone."""
         if folder.exists():
             raise RepoError(f"{folder} is there already", "take the run up again, or choose another tag")
-        part = cls(folder.with_name(folder.name + ".part"))  # renamed when complete
-        if part.folder.exists():
-            shutil.rmtree(part.folder)
-        part._init(base, {"core.fsync": "all", "gc.auto": "0", "maintenance.auto": "false"})
+        part = cls.empty(folder.with_name(folder.name + ".part"), base)  # renamed when complete
         part.git(
             *_FETCH,
             "--update-shallow",
@@ -120,6 +127,15 @@ class Hub(Bare):
         )
         part.folder.rename(folder)
         return cls(folder)
+
+    @classmethod
+    def empty(cls, folder: Path, commit: str) -> Hub:
+        """A hub with nothing in it, in the object format of `commit`; what was in `folder` goes."""
+        if folder.exists():
+            shutil.rmtree(folder)
+        hub = cls(folder)
+        hub._init(commit, {"core.fsync": "all", "gc.auto": "0", "maintenance.auto": "false"})
+        return hub
 
     @classmethod
     def open(cls, folder: Path) -> Hub:

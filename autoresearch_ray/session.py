@@ -24,9 +24,12 @@ from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import allowed
-from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired
+from autoresearch_ray.mirror import Mirror, Mirroring
+from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired, Status
 from autoresearch_ray.ports import Crew, named
+from autoresearch_ray.remote import Remote
 from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.restore import restore
 from autoresearch_ray.run_folder import begin, locked, replayed, sign, take_up, unfinished
 from autoresearch_ray.team import LocalCrew
 
@@ -34,6 +37,7 @@ _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
 _ROOM_BYTES = 64 << 20  # sixty of the longest logs that come with a hand-in
 _JOIN_SECONDS = 30.0  # nodes were seen to join 6 to 20 s after `ray up`
+_LAST_COPY_SECONDS = 120.0  # for the mirror, on the way out
 
 
 class Program(model.Program):
@@ -57,6 +61,26 @@ def research(program: model.Program | str | Path, **options: object) -> Session:
     return Session(replace(plain, options=reader.options(plain.options, options)))
 
 
+def resume(source: str, folder: str | Path = ".", **options: object) -> Session:
+    """The run that the mirror `source` holds, brought back and then taken up, to be entered with `with`.
+
+    `folder` is anywhere in a clone of the repository that the run was begun in, or empty: then it becomes one. The run
+    goes on with the program and the options that it had, `options` over them, and with `source` as its mirror. Raises
+    `SetupError` if the mirror cannot be reached or holds several runs and none is named by `tag`.
+    """
+    folder = Path(folder).absolute()
+    given = reader.options(Options(), {**options, "mirror": source})
+    remote = Remote.find(source, folder, os.environ)
+    run = restore(remote, folder, given.tag)
+    program = replayed(run / "ledger.jsonl").program
+    had, place = program.options, run.parent.parent
+    if had.address not in (None, "auto") and not (given.address or os.environ.get("RAY_ADDRESS")):
+        raise SetupError(f"the run was on the cluster at {had.address}", "say which one it is to go on with: --address")
+    address = had.address if had.address == "auto" else None
+    had = replace(had, tag=run.name, address=address, mirror=str(remote.path or source))
+    return Session(replace(program, path=str(place / "program.md"), options=reader.options(had, options)))
+
+
 class Session:
     """One run. Entering it checks everything, then starts; leaving it stops cleanly. Iterating yields verdicts."""
 
@@ -75,6 +99,7 @@ class Session:
         self.unpublished: list[str] = []  # branches that could not be updated because somebody has them checked out
         self._hurry = False  # somebody interrupted the way out
         self._fresh: list[Experiment] = []
+        self._mirroring: Mirroring | None = None
 
     # --- Entering and leaving ----------------------------------------------------------------------------------------
 
@@ -93,6 +118,8 @@ class Session:
             self.board = boards.replay(self._tail.read())
             self._crew: Crew = start()
             self._held = held.pop_all()
+        if self._mirroring:
+            self._mirroring.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -104,7 +131,7 @@ class Session:
         failures: list[Exception] = []
         stop, finish = lambda: self._stop_if_alive(reason), self._crew.finish
         with self._held:
-            for step in (stop, self.wait, finish, self._look_again, self._write_up, self._publish):
+            for step in (stop, self.wait, finish, self._look_again, self._write_up, self._publish, self._copy):
                 try:
                     self._outlast_interrupts(step)
                 except (AutoresearchError, OSError) as failure:
@@ -203,6 +230,11 @@ class Session:
             )
         if self.folder.exists():
             locked(self.folder).close()
+        if options.mirror:
+            remote = Remote.find(options.mirror, self.folder.parent.parent, self._environ)
+            mirror = Mirror(remote, self.folder, self.tag)
+            self._mirroring = Mirroring(mirror, self.folder, 60 * options.mirror_minutes, self.warnings)
+            self._mirroring.check()
 
     def _check_holdout(self) -> None:
         """Agents and evaluations are given every committed file: a holdout among them is none."""
@@ -300,7 +332,9 @@ class Session:
                 elif isinstance(event, Published):
                     self._publish_meanwhile()
                 elif isinstance(event, Retired):
-                    self.warnings.append(f"a slot was retired: {results.whose(self.board, event)}")
+                    self._warn(f"a slot was retired: {results.whose(self.board, event)}")
+            if self._mirroring and any(isinstance(each, Judged) and each.status is Status.KEEP for each in events):
+                self._mirroring.soon()
 
     def _warn(self, *warnings: str) -> None:
         """Each once."""
@@ -322,6 +356,10 @@ class Session:
 
     def _publish(self) -> None:
         self.unpublished = self._origin.publish(self.folder / "hub.git", self.tag)
+
+    def _copy(self) -> None:
+        if self._mirroring:
+            self._mirroring.finish(0.0 if self._hurry else _LAST_COPY_SECONDS)
 
     def _stop_if_alive(self, reason: str) -> None:
         if self._crew.wait(0):

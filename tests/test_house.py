@@ -43,8 +43,11 @@ FLOORS = {
         "policies markdown metrics sections program advice brief proposals certainty timesheet results report picture "
         "sameness merge"
     ),
-    "hands": "process guardian slot_clock slot ledger bare tree store repo checkup evaluator reading monitors agents",
-    "work": "researcher worker coordinator seating team run_folder",
+    "hands": (
+        "process guardian slot_clock slot ledger bare tree store repo remote mirror checkup evaluator reading monitors "
+        "agents"
+    ),
+    "work": "researcher worker coordinator seating team run_folder restore",
     "distance": "actors",
     "faces": "session cli __init__ __main__",
 }

@@ -780,13 +780,13 @@ def test_every_option_can_be_written() -> None:
         "secrets: [A_KEY, B_KEY]", "env:", "- HF_HOME", "workers: 8", "gpus_per_worker: 0.5", "lanes: 2",
         "monitor: nvml", "policy: {name: greedy, every: 8}",
         "stop: {experiments: 1, evaluations: 2, hours: 1e1, cost_usd: 5.5, target: -0.5, plateau: 9}",
-        "address: ray://head:10001", "backend: local", "allow_dirty: yes",
+        "address: ray://head:10001", "backend: local", "allow_dirty: yes", "mirror: nas:x.git", "mirror_minutes: 2.5",
     ).options  # fmt: skip
     assert got == Options(
         tag="t", agent="command", agent_command="claude -p\n", model="opus", agent_minutes=2.5,
         secrets=("A_KEY", "B_KEY"), env=("HF_HOME",), workers=8, gpus_per_worker=0.5, lanes=2, monitor="nvml",
         policy="greedy", every=8, experiments=1, evaluations=2, hours=10.0, cost_usd=5.5, target=-0.5, plateau=9,
-        address="ray://head:10001", backend="local", allow_dirty=True,
+        address="ray://head:10001", backend="local", allow_dirty=True, mirror="nas:x.git", mirror_minutes=2.5,
     )  # fmt: skip
     assert all(getattr(got, each.name) != each.default for each in dataclasses.fields(Options))
 
@@ -822,7 +822,7 @@ def test_a_tag_that_is_no_branch_is_refused(tag: str) -> None:
         "workers: 0", "workers: -1", "workers: many", "workers: 1.5", "gpus_per_worker: -1", "gpus_per_worker: 1.5",
         "lanes: 0", "policy: {every: 0}", "policy: {each: 4}", "policy: [greedy]", "stop: {hours: 0}", "stop: 8",
         "stop: {hour: 8}", "hours: nan", "hours: inf", "target: .nan", "cost_usd: -1", "experiments: 0", "plateau: 0",
-        "stop: {evaluations: 0}", "evaluations: 1.5",
+        "stop: {evaluations: 0}", "evaluations: 1.5", "mirror: ''", "mirror: [a]", "mirror_minutes: 0",
         "agent_minutes: 0", "secrets: A", "secrets: [A=1]", "secrets: [[A]]", "env: {A: 1}", "backend: slurm",
         "allow_dirty: perhaps", "agent: ''", "agent: {x: 1}", "worker: 8", "gpus-per-worker: 1", "[a]: 1", "? {a: b}",
         "agent: codex\nagent: codex", "hours: 1\nstop: {hours: 2}", "tag: [", "- tag", "just words", "tag: 'x",
@@ -856,6 +856,27 @@ def test_front_matter_that_is_never_closed_is_refused() -> None:
 def test_the_value_of_a_secret_is_never_shown() -> None:
     error = refused(f"---\nsecrets: [KEY=hunter2]\n---\n{ML_TRAINING}")
     assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "https://ann:hunter2@example.org/x.git", "https://hunter2@example.org/x.git", "HTTP://hunter2@example.org/x.git",
+        "https://example.org/x.git?private_token=hunter2", "ssh://ann:hunter2@example.org/x.git",
+        "git://ann:hunter2@example.org/x.git", "x::https://hunter2@example.org/x.git", "https://ann:hunter2@@example.org/x.git",
+    ],
+)  # fmt: skip
+def test_a_mirror_with_a_password_is_refused_and_not_shown(mirror: str) -> None:
+    error = refused(f"---\nmirror: {mirror}\n---\n{ML_TRAINING}")
+    assert error.line == 2 and "password" in error.message and "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["origin", "/mnt/a b/mirror", "../m@x:y/z", "git@example.org:x/y.git", "ssh://git@example.org:22/x", "nas:x"],
+)
+def test_a_mirror_is_a_remote_a_url_or_a_path(mirror: str) -> None:
+    assert front(f"mirror: {mirror}").options.mirror == mirror
 
 
 def test_flags_beat_front_matter_and_none_was_not_given() -> None:

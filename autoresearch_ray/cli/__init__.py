@@ -17,6 +17,7 @@ from autoresearch_ray.errors import AutoresearchError
 
 VERBS = {
     "run": "running:run",
+    "resume": "running:resume",
     "status": "reading:status",
     "log": "reading:log",
     "best": "reading:best",

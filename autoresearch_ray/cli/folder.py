@@ -29,6 +29,27 @@ class Driver:
     host: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """How far the copy of a run elsewhere has come. Times are seconds since the epoch, `None` where there is none."""
+
+    place: str
+    at: float | None  # of the last success
+    behind_bytes: int  # of the ledger, that are only here
+    trouble: str | None  # what is wrong now, in words
+    since: float | None  # when that began
+
+
+def mirrored(folder: Path) -> Mirrored | None:
+    """What the driver of the run in `folder` noted about its mirror; None where it has none."""
+    try:
+        note = dict(json.loads((folder / "mirror.json").read_bytes()))
+        behind = (folder / LEDGER).stat().st_size - note["bytes"]
+        return Mirrored(note["mirror"], note["at"], max(0, behind), note["trouble"], note["since"])
+    except (FileNotFoundError, KeyError, ValueError, TypeError):  # there is none, or somebody wrote over it
+        return None
+
+
 def find(tag: str | None = None, start: Path | None = None) -> Path:
     """The run `tag`, or the one written to last, below the nearest `.autoresearch` at or above `start` (default: here).
 

@@ -35,14 +35,14 @@ def status(tag: str | None, folder: Path | None, as_json: bool) -> None:
         autoresearch-ray status --json | jq .best.metric
     """
     from autoresearch_ray.cli import status as words
-    from autoresearch_ray.cli.folder import driver, find, load
+    from autoresearch_ray.cli.folder import driver, find, load, mirrored
 
     run = find(tag, folder)
-    board, alive = load(run), driver(run)
+    board, alive, mirror = load(run), driver(run), mirrored(run)
     if as_json:
-        print_json(words.status(board, alive, time.time()))
+        print_json(words.status(board, alive, time.time(), mirror))
     else:
-        click.echo(words.status_text(board, alive, time.time()))
+        click.echo(words.status_text(board, alive, time.time(), mirror))
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,18 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--plateau", "N", int, "Stop after so many experiments without a new best."),
     ("--address", "ADDRESS", str, "A Ray cluster, host:6379 or auto; default: this machine, or $RAY_ADDRESS."),
     ("--backend", "ray|local", click.Choice(["ray", "local"]), "Ray, or threads of this process."),
+    ("--mirror", "PLACE", str, "Copy branches, attempts and ledger to this git remote, URL or path while it runs."),
+    ("--mirror-minutes", "N", float, "Minutes between two copies; there is one after every keep."),
 )
 
 
+_AS_JOB = "On a cluster: run as a Ray job and follow its log; default: on an ssh terminal, which would end the run."
+_AS_JSON = "Print one JSON object per verdict, and no summary."
+
+
 def _options(function: Any) -> Any:
+    function = click.option("--json", "as_json", is_flag=True, help=_AS_JSON)(function)
+    function = click.option("--as-job/--foreground", default=None, help=_AS_JOB)(function)
     for name, metavar, kind, text in reversed(_FLAGS):
         function = click.option(name, metavar=metavar, type=kind, help=text)(function)
     return function
@@ -56,13 +65,7 @@ def _options(function: Any) -> Any:
 @click.command(epilog="Example: autoresearch-ray run program.md --agent claude --hours 8")
 @click.argument("program", type=click.Path(path_type=Path), default=Path("program.md"))
 @_options
-@click.option(
-    "--as-job/--foreground",
-    default=None,
-    help="On a cluster: run as a Ray job and follow its log; default: on an ssh terminal, which would end the run.",
-)
 @click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per verdict, and no summary.")
 def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None:
     """Run PROGRAM (default: program.md here). Running a tag again takes the run up where it ended.
 
@@ -71,14 +74,34 @@ def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None
     """
     from autoresearch_ray.session import research  # git and pydantic: not for --help
 
-    given = {name: _number(value) for name, value in flags.items() if value is not None}
-    session = research(program, **given)
+    session = research(program, **_given(flags))
     session.as_job = as_job
+    _drive(session, as_json)
+
+
+@click.command(epilog="Example: autoresearch-ray resume --from /mnt/nfs/mirror.git")
+@click.option("--from", "source", metavar="MIRROR", required=True, help="The git remote, URL or path of its --mirror.")
+@_options
+def resume(source: str, as_job: bool | None, as_json: bool, **flags: Any) -> None:
+    """Take a run up on another machine, from its mirror: in a clone of its repository, or in an empty folder.
+
+    It goes on with the program and the options it had; flags beat them. --tag says which, where the mirror holds
+    several runs. On the machine where the run was, `run` takes it up.
+    """
+    from autoresearch_ray.session import resume  # git and pydantic: not for --help
+
+    session = resume(source, **_given(flags))
+    session.as_job = as_job
+    _drive(session, as_json)
+
+
+def _drive(session: Session, as_json: bool) -> None:
+    """Run it to its end, showing what comes."""
     with session, live.view(as_json=as_json) as view:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
+        told = _warn(session, 0)
         interrupts = _Interrupts()
-        told = 0
         try:
             view.show(session.board)
             while session.advance():
@@ -106,6 +129,10 @@ def _warn(session: Session, told: int) -> int:
     for warning in session.warnings[told:]:
         click.echo(f"warning: {warning}", err=True)
     return len(session.warnings)
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) for name, value in flags.items() if value is not None}
 
 
 def _number(value: Any) -> Any:

@@ -19,7 +19,7 @@ from autoresearch_ray.certainty import (
     rough,
     value,
 )
-from autoresearch_ray.cli.folder import Driver
+from autoresearch_ray.cli.folder import Driver, Mirrored
 from autoresearch_ray.cli.output import columns
 from autoresearch_ray.model import (
     Ablate,
@@ -122,7 +122,7 @@ def state(board: Board, driver: Driver) -> str:
     return "closed" if board.closed else "stopped"
 
 
-def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
+def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = None) -> dict[str, Any]:
     """All of it as JSON. Ages are counted to `now` while the driver lives, else to the last event."""
     now = now if driver.alive else board.last_at
     speed = pace(board, now)
@@ -166,6 +166,14 @@ def status(board: Board, driver: Driver, now: float) -> dict[str, Any]:
         "limit": speed.limit,
         "cost_usd": board.cost_usd,
         "agents_left_alone": _left_alone(board),
+        "mirror": mirror
+        and {
+            "place": mirror.place,
+            "last_success": mirror.at and timestamp(mirror.at),
+            "behind_bytes": mirror.behind_bytes,
+            "trouble": mirror.trouble,
+            "trouble_since": mirror.since and timestamp(mirror.since),
+        },
         "lanes": [
             {
                 "rank": row.rank,
@@ -214,8 +222,9 @@ def _scored(board: Board, experiment: Experiment | None) -> dict[str, Any] | Non
     }
 
 
-def status_text(board: Board, driver: Driver, now: float) -> str:
+def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | None = None) -> str:
     """The same for people."""
+    copied = mirror_text(mirror, now) if mirror else ""
     now = now if driver.alive else board.last_at
     speed = pace(board, now)
     metric = board.program.eval.metric
@@ -238,6 +247,7 @@ def status_text(board: Board, driver: Driver, now: float) -> str:
         *slot_lines(board, now),
         ("pace", pace_text(board, speed)),
         *(("account" if not index else "", each) for index, each in enumerate(timesheet.status_lines(board, now))),
+        ("mirror", copied),
     ]
     lanes = lane_rows(board, now)
     right = [index for index, name in enumerate(lanes[0]) if name not in ("lane", "device", "now")]
@@ -309,6 +319,14 @@ def agents_text(board: Board, now: float) -> str:
         "one lane tries" if breaker.probe or breaker.until <= now else f"left alone for {duration(breaker.until - now)}"
     )
     return f"{breaker.why}: {left}{said}"
+
+
+def mirror_text(mirror: Mirrored, now: float) -> str:
+    """Such as "/mnt/nfs/x.git: copied 2 min ago, 14 kB of ledger behind; is full since 9 min: No space left"."""
+    words = "never copied" if mirror.at is None else f"copied {duration(now - mirror.at)} ago"
+    behind = f", {mirror.behind_bytes / 1000:.1f} kB of ledger behind" if mirror.behind_bytes else ""
+    trouble = f"; for {duration(now - (mirror.since or now))} it {line(mirror.trouble)}" if mirror.trouble else ""
+    return f"{mirror.place}: {words}{behind}{trouble}"
 
 
 def pace_text(board: Board, speed: Pace) -> str:
