@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
+import posixpath
 import re
 import sys
 import threading
@@ -18,10 +20,13 @@ from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
+from autoresearch_ray.caches import Caches
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
+from autoresearch_ray.room import furnish, kept, link
+from autoresearch_ray.sandbox import Sandbox, home, tools, within
 from autoresearch_ray.store import Store
 
 _ALLOWED = re.compile(
@@ -69,6 +74,10 @@ class _Trial:
     def stdout(self) -> Path:
         return self.folder / "stdout"
 
+    @property
+    def room(self) -> Path:
+        return self.folder / "private"
+
 
 @dataclass(slots=True)
 class Evaluator:
@@ -81,13 +90,22 @@ class Evaluator:
     slot: Slot
     monitor: Monitor
     environ: Mapping[str, str]  # of this machine
+    walls: Sandbox | None = None
 
     def set_up(self, halt: threading.Event) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
 
         Then the guard, on the base: one that fails there would refuse every gain of the night. Raises `SetupError` with
-        the end of the log.
+        the end of the log, or where something is not there that is to be kept.
         """
+        self._set_up(halt)
+        tracked = self.store.entries(self.welcome.base)
+        for name in self._kept():
+            path = posixpath.join(self.welcome.prefix, name)
+            if any(each == path or each.startswith(f"{path}/") for each in tracked):
+                raise SetupError(f"Keep: {name} holds committed files", "keep what lies in it beside them, by its name")
+
+    def _set_up(self, halt: threading.Event) -> None:
         wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
         if not any(wanted.values()):
             return
@@ -104,7 +122,10 @@ class Evaluator:
                 if not command:
                     continue
                 seconds = max(3600.0, self.welcome.program.eval.kill_after_seconds)
-                ended = self._run(command, tree, log, {}, seconds, halt)
+                if what == "setup":
+                    ended = self._plainly(command, tree, log, {}, seconds, halt)
+                else:
+                    ended = self._guarded(command, tree, log, {}, seconds, halt)
                 if ended.why == "cancelled":
                     return
                 if ended.code != 0:
@@ -135,7 +156,7 @@ class Evaluator:
         evaluation = self.welcome.program.eval
         better = evaluation.metric.direction.better
         with self._trial(commit, id, seed, log, signals) as trial:
-            measured = self._measured(trial, evaluation.command, evaluation.also)
+            measured = self._warm(trial, evaluation.command, evaluation.also)
             if not guarded or measured is None or measured.value is None:
                 return measured
             fault = None if beat is not None and better(beat, measured.value) else self._guard(trial)
@@ -152,7 +173,7 @@ class Evaluator:
         if command is None:
             raise ValueError("the program has no holdout")
         with self._trial(commit, id, seed, log, signals) as trial:
-            return self._measured(trial, command, ())
+            return self._measured(trial, command, (), at_home=True)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -171,30 +192,55 @@ class Evaluator:
         try:
             yield trial
         finally:
-            for each in (trial.tree, trial.folder / "tmp", trial.folder / "parse"):
+            for each in (trial.tree, trial.room, trial.folder / "parse"):
                 trees.remove(each)
             trial.stdout.unlink(missing_ok=True)
 
-    def _measured(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
+    def _warm(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
+        """Measure on this node's caches. A run on cold ones counts only if it leaves nothing in its own."""
+        cold = not self._caches.known
+        first = self._measured(trial, command, also)
+        if not cold or first is None or first.value is None:
+            return first
+        is_base = trial.commit == self.welcome.base
+        if is_base and not self._caches.keep(trial.room / "caches"):
+            return first
+        if not is_base and not self._caches.known:
+            if not any(files for _, _, files in os.walk(trial.room / "caches")):
+                return first
+            base = self._measured(replace(trial, commit=self.welcome.base), command, ())
+            if base is None:
+                return None
+            if base.failure:
+                told = f"the base, run to fill this node's caches, fails here: {base.failure.message}"
+                return Measurement(None, Failure(FailureKind.MACHINE, told, base.failure.tail))
+            self._caches.keep(trial.room / "caches")
+        return self._measured(trial, command, also)
+
+    def _measured(
+        self, trial: _Trial, command: str, also: Sequence[Also], *, at_home: bool = False
+    ) -> Measurement | None:
         """Run the command on the commit, in a clean tree, and read its numbers."""
         program, signals = self.welcome.program, trial.signals
         strayed = self.store.inside(self.welcome.base, trial.commit, program.scope, self.welcome.prefix)
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
+        argv, environ = self._inside(command, trial.tree, trial.own, at_home=at_home)
         with self.slot.lock:
             if signals.drain.is_set():
                 return None
             with self.monitor.watch() as watch:
                 ended = process.run(
-                    command,
+                    argv,
                     cwd=trial.tree / self.welcome.prefix,
-                    environ=self._environ(trial.folder, trial.own),
+                    environ=environ,
                     log=trial.log,
                     stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
                     timeout_seconds=program.eval.kill_after_seconds,
                     cancel=signals.halt,
                     started=watch.follow,
+                    walled=self.walls is not None,
                 )
         if ended.why == "cancelled":
             return None
@@ -213,16 +259,29 @@ class Evaluator:
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)
+        here = tree / self.welcome.prefix
         done = self.shared / "done"
         if done.exists():
             for name in filter(None, done.read_text().split("\n")):
-                source, target = self.shared / "tree" / self.welcome.prefix / name, tree / self.welcome.prefix / name
-                if not target.exists():
-                    target.symlink_to(source)
+                link(here / name, self._made / name)
+        for name, source in self._kept().items():
+            if not name.startswith(("/", "~")):
+                link(here / name, source)
 
-    def _environ(self, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
-        temporary = folder / "tmp"
-        trees.empty(temporary)
+    @property
+    def _made(self) -> Path:
+        """Where Setup has run."""
+        return self.shared / "tree" / self.welcome.prefix
+
+    @property
+    def _caches(self) -> Caches:
+        return Caches(self.shared.parent / "caches")
+
+    def _kept(self) -> Mapping[str, Path]:
+        beside = [self._made, *([Path(self.welcome.folder).parents[1]] if self.welcome.folder else [])]
+        return kept(self.welcome.program.eval.keep, home(self.environ), beside)
+
+    def _environ(self, own: Mapping[str, str]) -> dict[str, str]:
         options = self.welcome.program.options
         environ = allowed(self.environ, options.env)
         for secret in options.secrets:
@@ -233,7 +292,6 @@ class Evaluator:
         return {
             **environ,
             "PATH": f"{path}:{ours}" if active else f"{ours}:{path}",
-            "TMPDIR": str(temporary),
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(self.slot.cores),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
@@ -242,7 +300,36 @@ class Evaluator:
             **own,
         }
 
-    def _run(
+    def _inside(
+        self, command: str, tree: Path, own: Mapping[str, str], *, at_home: bool = False
+    ) -> tuple[str | Sequence[str], dict[str, str]]:
+        """What to start, and its environment, for a command that runs a candidate's code in `tree`.
+
+        It gets a room of its own beside the tree and, where there are walls, sees nothing of what others have. With
+        `at_home` the user's home is there to read: a holdout is to lie where other evaluations do not find it.
+        """
+        options, room, house = self.welcome.program.options, tree.parent / "private", home(self.environ)
+        environ = self._environ(own)
+        shown = [self._made, *self._kept().values(), *tools(environ, house)]
+        ours = furnish(room, house, shown, self._caches)
+        environ |= {name: value for name, value in ours.items() if name not in options.env}
+        if at_home:
+            environ["HOME"] = str(house)
+            shown.append(house)
+        if self.walls is None:
+            return command, environ
+        if not options.network:  # what a user set for the network of the machine does not hold for a loopback
+            environ |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), "lo")
+        walls = replace(
+            self.walls,
+            read=within(shown, self.walls.hidden),
+            write=(tree.resolve(), room.resolve()),
+            temporary=room / "var",
+            network=options.network,
+        )
+        return walls.argv(command, tree.resolve() / self.welcome.prefix), environ
+
+    def _plainly(
         self,
         command: str,
         tree: Path,
@@ -252,14 +339,31 @@ class Evaluator:
         halt: threading.Event,
         stdout: Path | None = None,
     ) -> process.Exit:
+        """Run a command of the program's author on files of the base: in the user's own home, without walls."""
+        temporary = tree.parent / f"{tree.name}.tmp"
+        trees.empty(temporary)
         return process.run(
             command,
             cwd=tree / self.welcome.prefix,
-            environ=self._environ(tree.parent, own),
+            environ={**self._environ(own), "TMPDIR": str(temporary)},
             log=log,
             stdout=stdout,
             timeout_seconds=seconds,
             cancel=halt,
+        )
+
+    def _guarded(
+        self, command: str, tree: Path, log: Path, own: Mapping[str, str], seconds: float, halt: threading.Event
+    ) -> process.Exit:
+        argv, environ = self._inside(command, tree, own)
+        return process.run(
+            argv,
+            cwd=tree / self.welcome.prefix,
+            environ=environ,
+            log=log,
+            timeout_seconds=seconds,
+            cancel=halt,
+            walled=self.walls is not None,
         )
 
     def _read(
@@ -309,16 +413,14 @@ class Evaluator:
 
     def _parsed(self, trial: _Trial, command: str) -> str | Failure:
         """The last line that the parse command prints. What it says on standard error is no number."""
-        tree, output, errors = (trial.folder / name for name in ("parse", "parse.out", "parse.log"))
+        tree, output, errors = (trial.folder / "parse" / name for name in ("tree", "out", "log"))
         self.store.checkout(tree, self.welcome.base)
         link = tree / self.welcome.prefix / "run.log"
         link.unlink(missing_ok=True)
         link.symlink_to(trial.log)
         seconds = self.welcome.program.eval.kill_after_seconds
-        ended = self._run(command, tree, errors, trial.own, seconds, trial.signals.halt, output)
+        ended = self._plainly(command, tree, errors, trial.own, seconds, trial.signals.halt, output)
         text, said = process.tail(output, lines=1), process.tail(errors)
-        output.unlink(missing_ok=True)
-        errors.unlink(missing_ok=True)
         if ended.why == "timeout":
             return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` did not end")
         if ended.code and not text.strip() and said.strip():
@@ -336,7 +438,7 @@ class Evaluator:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
         with self.slot.lock:
-            ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
+            ended = self._guarded(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)
         if ended.why == "exit" and ended.code == 0:

@@ -205,6 +205,7 @@ class Guard:
         self.control = control
         self.tag: str = order["tag"]
         self.grace: float = order["grace"]
+        self.walled: bool = order["walled"]
         self.why = "exit"
         self.code: int | None = None
         self.wall_seconds: float | None = None
@@ -262,7 +263,8 @@ class Guard:
         if self.why == "exit":
             self.why = why
             self.limit = time.monotonic() + self.grace
-            kill(below([os.getpid()], parents()), signal.SIGTERM)
+            # The first process of a sandbox takes all that is in it along: it is not asked, and ends with the rest.
+            kill(below([self.pid if self.walled else os.getpid()], parents()), signal.SIGTERM)
 
     def reap(self) -> bool:
         """Collect the dead. Whether any child is left."""

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -37,6 +37,14 @@ class AgentSetup:
     lane: str
     folder: Path  # the agent's own state, one per lane; kept from session to session on the head's own disk
     environ: Mapping[str, str]  # the allow list of this machine plus the secrets meant for agents
+    walls: Walls | None = None  # a sandbox for what the agent starts, where there is one
+
+
+class Walls(Protocol):
+    """A sandbox for what an agent starts: its checkout and its own folder to write, the network, no other lane's files."""
+
+    def around(self, command: str | Sequence[str], cwd: Path, home: Sequence[str] | None) -> list[str]:
+        """The command inside, in `cwd`. Of the user's home it has these parts to write; None: all of it to read."""
 
 
 class Agent(Protocol):

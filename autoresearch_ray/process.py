@@ -67,6 +67,7 @@ def run(
     cap_bytes: int = 64 << 20,
     cancel: threading.Event | None = None,
     started: Callable[[int], None] | None = None,
+    walled: bool = False,
 ) -> Exit:
     """Run a command to its end, and end everything that it started.
 
@@ -77,7 +78,8 @@ def run(
     Both streams go to `log`, standard output also to `stdout` if that is given; of more than `cap_bytes` each keeps the
     first and the last half. After `timeout_seconds`, or when `cancel` is set, everything gets SIGTERM, and SIGKILL
     `grace_seconds` later; what is left after an ordinary exit gets SIGKILL at once. `started` is called with the pid of
-    the first process; an exception that it raises ends the command and goes on to the caller. Raises `OSError` if `cwd`
+    the first process; an exception that it raises ends the command and goes on to the caller. `walled` says that the
+    command is a sandbox, which SIGTERM is to pass by on its way to what is inside. Raises `OSError` if `cwd`
     is no directory, a log cannot be opened or no process can be started.
     """
     if not cwd.is_dir():
@@ -94,6 +96,7 @@ def run(
         "timeout": timeout_seconds,
         "grace": grace_seconds,
         "cap": cap_bytes,
+        "walled": walled,
     }
     begun = time.monotonic()
     with _guarded(tag, log, stdout, stdin) as (end, first):
@@ -218,6 +221,7 @@ def leash() -> Iterator[dict[str, str]]:
             "timeout": float("inf"),
             "grace": 0.0,
             "cap": 1,
+            "walled": False,
         }
         line = _Line(end, float("inf"))
         line.send(guardian.frame(order))

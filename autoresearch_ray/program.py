@@ -210,6 +210,9 @@ _KNOWN = {  # what is expected, and an example
     "agent_minutes": ("a number above 0", "agent_minutes: 10"),
     "secrets": (_NAMES, "secrets: [ANTHROPIC_API_KEY]"),
     "env": (_NAMES, "env: [HF_HOME]"),
+    "sandbox": ("auto, bwrap or none", "sandbox: auto"),
+    "network": ("true or false", "network: false"),
+    "agent_home": ("a list of paths, absolute or from ~", "agent_home: [~/.config/tool]"),
     "workers": (f"{_COUNT}, or auto", "workers: auto"),
     "gpus_per_worker": ("0, a fraction of 1, or a whole number", "gpus_per_worker: 1"),
     "lanes": (f"{_COUNT}, or auto", "lanes: auto"),
@@ -334,6 +337,8 @@ def _fits(key: str, value: Any) -> bool:
         return _TAG.fullmatch(value) is not None
     if key in ("secrets", "env"):
         return all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each) for each in value)
+    if key == "agent_home":
+        return all(re.match(r"~?/.", each) for each in value)
     if key == "gpus_per_worker":
         return bool(0 <= value < 1 or value == int(value) >= 1)  # Ray shares one GPU, or grants whole ones
     if key in _ABOVE_ZERO:

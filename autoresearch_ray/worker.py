@@ -25,6 +25,7 @@ from autoresearch_ray.evaluator import Evaluator, Slot, allowed
 from autoresearch_ray.model import Attempt, Options, Seat
 from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
 from autoresearch_ray.researcher import Researcher
+from autoresearch_ray.sandbox import AgentWalls, Sandbox, home, sandbox
 from autoresearch_ray.store import Store
 
 _LOOK_SECONDS = 1.0  # between two looks at lanes that may have been added meanwhile
@@ -73,6 +74,7 @@ class Worker:
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
     _environ: dict[str, str] = field(init=False)
+    _walls: Sandbox | None = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: list[Future[None]] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -106,9 +108,14 @@ class Worker:
         self._folder.mkdir(parents=True)
         self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
         options = self._welcome.program.options
+        values = (self._environ.get(each) for each in options.secrets)
+        self._store.secrets = tuple(each.encode() for each in values if each)
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
-        self._seat = Seat("", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind)
+        self._walls, said = sandbox(options.sandbox, self._environ, self._home_of_program())
+        self._seat = Seat(
+            "", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind, sandbox=said
+        )
         self._evaluator = Evaluator(
             welcome=self._welcome,
             store=self._store,
@@ -117,7 +124,13 @@ class Worker:
             slot=Slot(self.gpus, self.cores),
             monitor=monitor,
             environ=self._environ,
+            walls=self._walls,
         )
+
+    def _home_of_program(self) -> Path | None:
+        """The folder of program.md, on the machine that has it."""
+        run = Path(self._welcome.folder)
+        return run.parents[1] if run.is_dir() else None
 
     def _agent_environ(self) -> dict[str, str]:
         options = self._welcome.program.options
@@ -154,7 +167,17 @@ class Worker:
         kept = Path(self._welcome.folder)
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
-        setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ())
+        walls = self._walls and AgentWalls(
+            walls=self._walls,
+            tree=folder / "agent",
+            state=state,
+            objects=self._store.folder / "objects",
+            program_folder=self._home_of_program(),
+            home=home(self._environ),
+            more=options.agent_home,
+            environ=self._agent_environ(),
+        )
+        setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ(), walls)
         sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
         self._grow(reply.lanes)
         Researcher(

@@ -35,6 +35,9 @@ class Codex(_Command):
             *(("--model", model) if model else ()),
         ]
 
+    def home(self) -> Sequence[str]:
+        return (".codex",)
+
     def environ(self) -> dict[str, str]:
         environ = super().environ()
         if environ.get("CODEX_API_KEY") and "CODEX_HOME" not in environ:

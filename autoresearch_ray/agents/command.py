@@ -11,6 +11,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +61,9 @@ class Command:
             trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
         minutes = self.setup.options.agent_minutes
+        command, walls = self.start(), self.setup.walls
         ended = process.run(
-            self.start(),
+            walls.around(command, checkout, self.home()) if walls else command,
             cwd=checkout,
             environ=self.environ() | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id},
             log=log,
@@ -70,7 +72,9 @@ class Command:
             stdin=brief.prompt.encode(),
             cap_bytes=_TRANSCRIPT_BYTES,
             cancel=cancel,
+            walled=walls is not None,
         )
+        self._redact(log, answer)
         text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
         said = self.read(text)
         error = said.error
@@ -88,6 +92,10 @@ class Command:
         """What is run: a string for the shell, or a program and its arguments. A preset says its own."""
         return self.setup.options.agent_command or ""
 
+    def home(self) -> Sequence[str] | None:
+        """What it needs of the user's home in a sandbox, and may write to: a login, mostly. None: all of it, to read."""
+        return None
+
     def environ(self) -> dict[str, str]:
         """The whole environment of the agent. A preset adds to it."""
         added = {"AUTORESEARCH_LANE": self.setup.lane, "CUDA_VISIBLE_DEVICES": ""}
@@ -98,6 +106,18 @@ class Command:
     def read(self, stdout: str) -> Proposal:
         """What the agent said of itself on stdout: the idea and, where a preset knows how, tokens, dollars, errors."""
         return Proposal(idea_in(stdout))
+
+    def _redact(self, *files: Path) -> None:
+        """Take the values of secrets out of what the agent wrote: logs are kept, and shown to people and agents."""
+        names = self.setup.options.secrets
+        values = sorted(filter(None, (self.setup.environ.get(each) for each in names)), key=len, reverse=True)
+        for file in files:
+            with suppress(OSError), process.opened(file) as opened:  # it is not there, or no file any more
+                text = said = opened.read()
+                for value in values:
+                    text = text.replace(value.encode(), b"[secret]")
+                if text != said:
+                    file.write_bytes(text)
 
 
 def idea_in(text: str) -> str:

@@ -29,6 +29,12 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--gpus-per-worker", "N", float, "GPUs of one worker: a share such as 0.5, several, or 0 for the CPU."),
     ("--lanes", "N", str, "Branches that take turns on one worker; `auto` keeps its GPU busy."),
     ("--monitor", "NAME", str, "What reads the device: auto, nvml, cpu or none."),
+    (
+        "--sandbox",
+        "auto|bwrap|none",
+        click.Choice(["auto", "bwrap", "none"]),
+        "Run evaluations and agents in bubblewrap; `auto` does where it works.",
+    ),
     ("--policy", "NAME", str, "What is kept: bayes, confirm or greedy."),
     ("--every", "N", int, "Verdicts of a lane between two moves onto the best."),
     ("--experiments", "N", int, "Stop after so many experiments."),
@@ -61,6 +67,7 @@ def _options(function: Any) -> Any:
     default=None,
     help="On a cluster: run as a Ray job and follow its log; default: on an ssh terminal, which would end the run.",
 )
+@click.option("--network/--no-network", default=None, help="Leave evaluations in a sandbox the network.")
 @click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per verdict, and no summary.")
 def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None:
