@@ -9,41 +9,21 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-import posixpath
-import re
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
-from autoresearch_ray.caches import Caches
 from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources
 from autoresearch_ray.ports import Monitor, Signals, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
-from autoresearch_ray.room import furnish, kept, link
-from autoresearch_ray.sandbox import Sandbox, home, tools, within
+from autoresearch_ray.room import Inside, Rooms
+from autoresearch_ray.sandbox import Sandbox
 from autoresearch_ray.store import Store
-
-_ALLOWED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|XDG_CACHE_HOME|CC|CXX|TERM"
-    r"|CUDA_(?!VISIBLE_DEVICES)\w+|NVIDIA_\w+|NCCL_\w+|TORCH\w*_(?:HOME|CACHE_DIR)|TRITON_CACHE_DIR|HF_(?!TOKEN)\w+|UV_\w+"
-    r"|AUTORESEARCH_DATA"
-)
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
-
-
-def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str, str]:
-    """The part of an environment that evaluations see; `names` are let through besides."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in names or (_ALLOWED.fullmatch(name) and not _SECRET.search(name))
-    }
 
 
 @dataclass(slots=True)
@@ -99,11 +79,7 @@ class Evaluator:
         the end of the log, or where something is not there that is to be kept.
         """
         self._set_up(halt)
-        tracked = self.store.entries(self.welcome.base)
-        for name in self._kept():
-            path = posixpath.join(self.welcome.prefix, name)
-            if any(each == path or each.startswith(f"{path}/") for each in tracked):
-                raise SetupError(f"Keep: {name} holds committed files", "keep what lies in it beside them, by its name")
+        self._rooms.check(self.store.entries(self.welcome.base))
 
     def _set_up(self, halt: threading.Event) -> None:
         wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
@@ -121,11 +97,10 @@ class Evaluator:
             for what, command in wanted.items():
                 if not command:
                     continue
-                seconds = max(3600.0, self.welcome.program.eval.kill_after_seconds)
-                if what == "setup":
-                    ended = self._plainly(command, tree, log, {}, seconds, halt)
-                else:
-                    ended = self._guarded(command, tree, log, {}, seconds, halt)
+                # The author's own command gets the user's home and the network; the guard what it will have later.
+                make = self._rooms.plain if what == "setup" else self._rooms.enter
+                inside = make(command, tree, {})
+                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, halt)
                 if ended.why == "cancelled":
                     return
                 if ended.code != 0:
@@ -198,14 +173,14 @@ class Evaluator:
 
     def _warm(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
         """Measure on this node's caches. A run on cold ones counts only if it leaves nothing in its own."""
-        cold = not self._caches.known
+        cold = not self._rooms.caches.known
         first = self._measured(trial, command, also)
         if not cold or first is None or first.value is None:
             return first
         is_base = trial.commit == self.welcome.base
-        if is_base and not self._caches.keep(trial.room / "caches"):
+        if is_base and not self._rooms.caches.keep(trial.room / "caches"):
             return first
-        if not is_base and not self._caches.known:
+        if not is_base and not self._rooms.caches.known:
             if not any(files for _, _, files in os.walk(trial.room / "caches")):
                 return first
             base = self._measured(replace(trial, commit=self.welcome.base), command, ())
@@ -214,7 +189,7 @@ class Evaluator:
             if base.failure:
                 told = f"the base, run to fill this node's caches, fails here: {base.failure.message}"
                 return Measurement(None, Failure(FailureKind.MACHINE, told, base.failure.tail))
-            self._caches.keep(trial.room / "caches")
+            self._rooms.caches.keep(trial.room / "caches")
         return self._measured(trial, command, also)
 
     def _measured(
@@ -226,22 +201,13 @@ class Evaluator:
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
-        argv, environ = self._inside(command, trial.tree, trial.own, at_home=at_home)
+        inside = self._rooms.enter(command, trial.tree, trial.own, at_home=at_home)
         with self.slot.lock:
             if signals.drain.is_set():
                 return None
             with self.monitor.watch() as watch:
-                ended = process.run(
-                    argv,
-                    cwd=trial.tree / self.welcome.prefix,
-                    environ=environ,
-                    log=trial.log,
-                    stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
-                    timeout_seconds=program.eval.kill_after_seconds,
-                    cancel=signals.halt,
-                    started=watch.follow,
-                    walled=self.walls is not None,
-                )
+                stdout = trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None
+                ended = self._run(inside, trial.log, signals.halt, stdout, watch.follow)
         if ended.why == "cancelled":
             return None
         resources = _with_peak(watch.resources, ended)
@@ -259,111 +225,33 @@ class Evaluator:
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)
-        here = tree / self.welcome.prefix
-        done = self.shared / "done"
-        if done.exists():
-            for name in filter(None, done.read_text().split("\n")):
-                link(here / name, self._made / name)
-        for name, source in self._kept().items():
-            if not name.startswith(("/", "~")):
-                link(here / name, source)
+        self._rooms.link(tree)
 
     @property
-    def _made(self) -> Path:
-        """Where Setup has run."""
-        return self.shared / "tree" / self.welcome.prefix
+    def _rooms(self) -> Rooms:
+        return Rooms(self.welcome, self.shared, self.slot.gpus, self.slot.cores, self.environ, self.walls)
 
-    @property
-    def _caches(self) -> Caches:
-        return Caches(self.shared.parent / "caches")
-
-    def _kept(self) -> Mapping[str, Path]:
-        beside = [self._made, *([Path(self.welcome.folder).parents[1]] if self.welcome.folder else [])]
-        return kept(self.welcome.program.eval.keep, home(self.environ), beside)
-
-    def _environ(self, own: Mapping[str, str]) -> dict[str, str]:
-        options = self.welcome.program.options
-        environ = allowed(self.environ, options.env)
-        for secret in options.secrets:
-            environ.pop(secret, None)
-        path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-        ours = str(Path(sys.executable).parent)  # first, unless the user has activated an environment of their own
-        active = "VIRTUAL_ENV" in environ or "CONDA_PREFIX" in environ
-        return {
-            **environ,
-            "PATH": f"{path}:{ours}" if active else f"{ours}:{path}",
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(self.slot.cores),
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(self.slot.gpus),
-            "AUTORESEARCH_OWNER": self.environ.get("AUTORESEARCH_OWNER", ""),
-            **own,
-        }
-
-    def _inside(
-        self, command: str, tree: Path, own: Mapping[str, str], *, at_home: bool = False
-    ) -> tuple[str | Sequence[str], dict[str, str]]:
-        """What to start, and its environment, for a command that runs a candidate's code in `tree`.
-
-        It gets a room of its own beside the tree and, where there are walls, sees nothing of what others have. With
-        `at_home` the user's home is there to read: a holdout is to lie where other evaluations do not find it.
-        """
-        options, room, house = self.welcome.program.options, tree.parent / "private", home(self.environ)
-        environ = self._environ(own)
-        shown = [self._made, *self._kept().values(), *tools(environ, house)]
-        ours = furnish(room, house, shown, self._caches)
-        environ |= {name: value for name, value in ours.items() if name not in options.env}
-        if at_home:
-            environ["HOME"] = str(house)
-            shown.append(house)
-        if self.walls is None:
-            return command, environ
-        if not options.network:  # what a user set for the network of the machine does not hold for a loopback
-            environ |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), "lo")
-        walls = replace(
-            self.walls,
-            read=within(shown, self.walls.hidden),
-            write=(tree.resolve(), room.resolve()),
-            temporary=room / "var",
-            network=options.network,
-        )
-        return walls.argv(command, tree.resolve() / self.welcome.prefix), environ
-
-    def _plainly(
+    def _run(
         self,
-        command: str,
-        tree: Path,
+        inside: Inside,
         log: Path,
-        own: Mapping[str, str],
-        seconds: float,
         halt: threading.Event,
         stdout: Path | None = None,
+        started: Callable[[int], None] | None = None,
     ) -> process.Exit:
-        """Run a command of the program's author on files of the base: in the user's own home, without walls."""
-        temporary = tree.parent / f"{tree.name}.tmp"
-        trees.empty(temporary)
+        program = self.welcome.program
         return process.run(
-            command,
-            cwd=tree / self.welcome.prefix,
-            environ={**self._environ(own), "TMPDIR": str(temporary)},
+            inside.argv,
+            cwd=inside.cwd,
+            environ=inside.environ,
             log=log,
             stdout=stdout,
-            timeout_seconds=seconds,
+            timeout_seconds=inside.seconds,
             cancel=halt,
-        )
-
-    def _guarded(
-        self, command: str, tree: Path, log: Path, own: Mapping[str, str], seconds: float, halt: threading.Event
-    ) -> process.Exit:
-        argv, environ = self._inside(command, tree, own)
-        return process.run(
-            argv,
-            cwd=tree / self.welcome.prefix,
-            environ=environ,
-            log=log,
-            timeout_seconds=seconds,
-            cancel=halt,
-            walled=self.walls is not None,
+            started=started,
+            walled=inside.walled,
+            folders=inside.write,
+            folders_bytes=int(program.options.disk_gb * (1 << 30)) if inside.write else 0,
         )
 
     def _read(
@@ -381,6 +269,8 @@ class Evaluator:
         except OSError as error:
             return Failure(FailureKind.CRASH, f"the log that the runner wrote is gone: {error.strerror}")
         evaluation = self.welcome.program.eval
+        if ended.why == "full":
+            return Failure(FailureKind.CRASH, f"more than {self.welcome.program.options.disk_gb:g} GB written", tail)
         if ended.why == "timeout":
             return Failure(FailureKind.TIMEOUT, f"killed after {evaluation.kill_after_seconds:g} seconds", tail)
         if ended.code != 0:
@@ -418,8 +308,7 @@ class Evaluator:
         link = tree / self.welcome.prefix / "run.log"
         link.unlink(missing_ok=True)
         link.symlink_to(trial.log)
-        seconds = self.welcome.program.eval.kill_after_seconds
-        ended = self._plainly(command, tree, errors, trial.own, seconds, trial.signals.halt, output)
+        ended = self._run(self._rooms.plain(command, tree, trial.own), errors, trial.signals.halt, output)
         text, said = process.tail(output, lines=1), process.tail(errors)
         if ended.why == "timeout":
             return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` did not end")
@@ -429,7 +318,7 @@ class Evaluator:
 
     def _guard(self, trial: _Trial) -> Failure | None:
         """Run the guard where the evaluation ran, on files that are once more what they were."""
-        command, seconds = self.welcome.program.eval.guard, self.welcome.program.eval.kill_after_seconds
+        command = self.welcome.program.eval.guard
         if not command:
             return None
         try:
@@ -437,13 +326,14 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
+        inside = self._rooms.enter(command, trial.tree, trial.own)
         with self.slot.lock:
-            ended = self._guarded(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
+            ended = self._run(inside, output, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)
         if ended.why == "exit" and ended.code == 0:
             return None
-        how = "did not end" if ended.why == "timeout" else f"ended with {ended.code}"
+        how = {"timeout": "did not end", "full": "filled the disk"}.get(ended.why, f"ended with {ended.code}")
         return Failure(FailureKind.GUARD, f"better, but the guard `{command}` {how}", tail)
 
 

@@ -134,6 +134,7 @@ class Options:
     env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list
     sandbox: Literal["auto", "bwrap", "none"] = "auto"  # auto: bwrap where it works
     network: bool = False  # of evaluations in a sandbox; agents always have it
+    disk_gb: float = 10.0  # that an evaluation may write, in GB of 2**30 bytes
     agent_home: tuple[str, ...] = ()  # paths, most below the home, that an agent in a sandbox may write to
     workers: int | Literal["auto"] = "auto"
     gpus_per_worker: float = 1.0

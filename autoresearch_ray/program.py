@@ -212,6 +212,7 @@ _KNOWN = {  # what is expected, and an example
     "env": (_NAMES, "env: [HF_HOME]"),
     "sandbox": ("auto, bwrap or none", "sandbox: auto"),
     "network": ("true or false", "network: false"),
+    "disk_gb": ("a number above 0", "disk_gb: 10"),
     "agent_home": ("a list of paths, absolute or from ~", "agent_home: [~/.config/tool]"),
     "workers": (f"{_COUNT}, or auto", "workers: auto"),
     "gpus_per_worker": ("0, a fraction of 1, or a whole number", "gpus_per_worker: 1"),
@@ -235,7 +236,7 @@ _NESTED = {
 }
 _TAG = re.compile(r"(?!.*\.\.)(?!.*\.(?:lock)?$)[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _COUNTS = ("workers", "lanes", "every", "experiments", "evaluations", "plateau")
-_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", *_COUNTS)
+_ABOVE_ZERO = ("agent_minutes", "disk_gb", "hours", "cost_usd", *_COUNTS)
 _ADAPTER = TypeAdapter(Options)
 _NOWHERE = Line("", 0, "")  # where flags and keyword arguments stand
 

@@ -178,7 +178,7 @@ def _named(command: str | Sequence[str]) -> list[Path]:
     try:
         words = shlex.split(command) if isinstance(command, str) else command
     except ValueError:  # a quote that is never closed: the shell will say so
-        words = command.split()
+        return []
     return [Path(each) for each in words if each.startswith("/") and Path(each).is_file()]
 
 
@@ -211,9 +211,9 @@ def tools(environ: Mapping[str, str], home: Path) -> list[Path]:
 
 
 def _prefix(folder: Path, home: Path) -> Path:
-    """The environment that a folder of programs belongs to; ~/bin and ~/.local/bin belong to none."""
-    alone = folder.name not in ("bin", "shims") or folder.parent in (home, home / ".local")
-    return folder if alone else folder.parent
+    """The environment that a folder of programs belongs to; ~/.local/bin belongs to none, nor does ~/.cargo/bin."""
+    whole = folder.name in ("bin", "shims") and folder.parent not in (home, home / ".local")
+    return folder.parent if whole and any((folder.parent / each).is_dir() for each in ("lib", "libexec")) else folder
 
 
 def within(paths: Iterable[Path], folders: Sequence[Path]) -> tuple[Path, ...]:

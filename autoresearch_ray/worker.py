@@ -21,10 +21,22 @@ from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AgentError, GpuError, SetupError
-from autoresearch_ray.evaluator import Evaluator, Slot, allowed
+from autoresearch_ray.evaluator import Evaluator, Slot
 from autoresearch_ray.model import Attempt, Options, Seat
-from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
+from autoresearch_ray.ports import (
+    Agent,
+    AgentSetup,
+    Desk,
+    Monitor,
+    Reply,
+    Signals,
+    Walls,
+    Welcome,
+    named,
+    secret_values,
+)
 from autoresearch_ray.researcher import Researcher
+from autoresearch_ray.room import allowed
 from autoresearch_ray.sandbox import AgentWalls, Sandbox, home, sandbox
 from autoresearch_ray.store import Store
 
@@ -108,8 +120,7 @@ class Worker:
         self._folder.mkdir(parents=True)
         self._store = Store.create(self._folder / "store.git", self._welcome.bundle, self._welcome.base)
         options = self._welcome.program.options
-        values = (self._environ.get(each) for each in options.secrets)
-        self._store.secrets = tuple(each.encode() for each in values if each)
+        self._store.secrets = tuple(each.encode() for each in secret_values(options, self._environ))
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
         self._walls, said = sandbox(options.sandbox, self._environ, self._home_of_program())
@@ -139,6 +150,18 @@ class Worker:
             "AUTORESEARCH_OWNER": self._environ["AUTORESEARCH_OWNER"],
         }
 
+    def _agent_walls(self, walls: Sandbox, folder: Path, state: Path) -> Walls:
+        return AgentWalls(
+            walls=walls,
+            tree=folder / "agent",
+            state=state,
+            objects=self._store.folder / "objects",
+            program_folder=self._home_of_program(),
+            home=home(self._environ),
+            more=self._welcome.program.options.agent_home,
+            environ=self._agent_environ(),
+        )
+
     def _wait_for_lanes(self) -> None:
         while not all(each.done() for each in self._lanes):
             done, _ = wait(list(self._lanes), timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
@@ -167,16 +190,7 @@ class Worker:
         kept = Path(self._welcome.folder)
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
-        walls = self._walls and AgentWalls(
-            walls=self._walls,
-            tree=folder / "agent",
-            state=state,
-            objects=self._store.folder / "objects",
-            program_folder=self._home_of_program(),
-            home=home(self._environ),
-            more=options.agent_home,
-            environ=self._agent_environ(),
-        )
+        walls = self._agent_walls(self._walls, folder, state) if self._walls else None
         setup = AgentSetup(self._welcome.program, options, lane, state, self._agent_environ(), walls)
         sitting, reply = self.desk.sit(replace(self._seat, lane=lane))
         self._grow(reply.lanes)

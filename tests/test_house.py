@@ -42,7 +42,7 @@ FLOORS = {
         "ports noise evidence pool suspicion layered board draft verdicts orders policies "
         "markdown metrics sections program advice brief proposals certainty results report picture sameness merge"
     ),
-    "hands": "process guardian ledger bare tree store repo evaluator reading monitors agents",
+    "hands": "process guardian ledger bare tree store repo sandbox caches room evaluator reading monitors agents",
     "work": "researcher worker coordinator run_folder",
     "distance": "actors",
     "faces": "session cli __init__ __main__",

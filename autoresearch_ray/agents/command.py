@@ -20,7 +20,7 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, secret_values
 
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
 _SAID = 64 << 10  # characters at its end in which the idea is looked for
@@ -93,7 +93,7 @@ class Command:
         return self.setup.options.agent_command or ""
 
     def home(self) -> Sequence[str] | None:
-        """What it needs of the user's home in a sandbox, and may write to: a login, mostly. None: all of it, to read."""
+        """What it needs of the user's home in a sandbox, to read and write: a login. None: all of it, to read."""
         return None
 
     def environ(self) -> dict[str, str]:
@@ -109,8 +109,7 @@ class Command:
 
     def _redact(self, *files: Path) -> None:
         """Take the values of secrets out of what the agent wrote: logs are kept, and shown to people and agents."""
-        names = self.setup.options.secrets
-        values = sorted(filter(None, (self.setup.environ.get(each) for each in names)), key=len, reverse=True)
+        values = secret_values(self.setup.options, self.setup.environ)
         for file in files:
             with suppress(OSError), process.opened(file) as opened:  # it is not there, or no file any more
                 text = said = opened.read()

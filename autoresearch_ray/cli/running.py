@@ -35,6 +35,7 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
         click.Choice(["auto", "bwrap", "none"]),
         "Run evaluations and agents in bubblewrap; `auto` does where it works.",
     ),
+    ("--disk-gb", "N", float, "Gigabytes that one evaluation may write."),
     ("--policy", "NAME", str, "What is kept: bayes, confirm or greedy."),
     ("--every", "N", int, "Verdicts of a lane between two moves onto the best."),
     ("--experiments", "N", int, "Stop after so many experiments."),
@@ -84,6 +85,8 @@ def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None
     with session, live.view(as_json=as_json) as view:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
+        if session.sandbox:
+            click.echo(f"sandbox: {session.sandbox}", err=True)
         interrupts = _Interrupts()
         try:
             view.show(session.board)
