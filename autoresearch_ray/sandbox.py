@@ -61,18 +61,29 @@ class Sandbox:
             on_disk = self.temporary and str(folder) in _TEMPORARY
             mounts[folder] = ("--bind", str(self.temporary)) if on_disk else ("--tmpfs",)
         for path in (*self.read, *within([_RESOLVER] if self.network else [], self.hidden)):
-            mounts[path] = ("--ro-bind-try", str(path))
+            mounts[path] = _read(path)
         for path in self.write:
-            mounts[path] = ("--bind", str(path))
+            mounts[path] = _write(path)
         words = [self.bwrap, *_WALLS, *([] if self.network else ["--unshare-net"])]
         for each in _SETTINGS:
             words += ["--ro-bind-try", each, each]
         for path in devices() if self.devices else ():
             words += ["--dev-bind-try", str(path), str(path)]
         for path in sorted(mounts, key=lambda each: len(each.parts)):
-            words += [*mounts[path], str(path)]
+            above = next((each for each in path.parents if each in mounts), None)
+            there = above is not None and mounts[above] in (_read(above), _write(above))
+            if not (there and mounts[path] == _read(path)):  # with what lies above it, it is there already
+                words += [*mounts[path], str(path)]
         words += ["--chdir", str(cwd), "--"]
         return [*words, "/bin/sh", "-c", command] if isinstance(command, str) else [*words, *command]
+
+
+def _read(path: Path) -> tuple[str, str]:
+    return "--ro-bind-try", str(path)
+
+
+def _write(path: Path) -> tuple[str, str]:
+    return "--bind", str(path)
 
 
 def devices() -> list[Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_ray import guardian
+from autoresearch_ray import tree as trees
 from autoresearch_ray.agents.command import Command
 from autoresearch_ray.model import Brief, Direction, FailureKind, Measurement, Options, Proposal
 from autoresearch_ray.ports import AgentSetup
@@ -46,13 +47,15 @@ Verdict = FailureKind | float
 class Case:
     """What is tried, the code that tries it, and the runner's verdict: why it fails, or the value that is measured.
 
-    A candidate prints as its loss how often it got what it wanted. `only` names the mode that stops it.
+    A candidate prints as its loss how often it got what it wanted. `only` names the mode that stops it, `again` says
+    that what it leaves is for the next one, which does the same.
     """
 
     tried: str
     code: str
     verdict: Verdict = 0.0
     only: str = ""
+    again: bool = False
 
 
 OUT, CRASH = FailureKind.OUT_OF_SCOPE, FailureKind.CRASH
@@ -131,7 +134,10 @@ AGENTS = [
         "makes its prompt file a folder",
         "p = os.environ['AUTORESEARCH_PROMPT']; os.remove(p); os.mkdir(p)",
     ),
-    Case("leaves a folder 1,100 deep", "for _ in range(1100): os.mkdir('d'); os.chdir('d')", FailureKind.OUT_OF_SCOPE),
+    Case(
+        "leaves a folder 1,100 deep among what is ignored",
+        "os.mkdir('.venv'); os.chdir('.venv')\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')",
+    ),
     Case("reads another lane's tree", "copy(OTHER)", only="bwrap"),
     Case("reads the run's folder", "copy(os.path.join(TOY, '.autoresearch', 't1', 'ledger.jsonl'))", only="bwrap"),
     Case("writes into the user's checkout and home", "put(TOY + '/x'); put(HOME + '/x')", only="bwrap"),
@@ -188,6 +194,7 @@ CANDIDATES = [
         for each in files: put(each)
         print('loss:', found)
         """,
+        again=True,
     ),
     Case(
         "saves weights in /tmp, /var/tmp, /dev/shm, the user's home and shared memory",
@@ -200,13 +207,14 @@ CANDIDATES = [
         print('loss:', found)
         """,
         only="bwrap",
+        again=True,
     ),
     Case(
         "poisons what is kept and what Setup made",
         "print('loss:', put('kept/x') + put('made/x') + put(os.path.realpath('kept') + '/corpus'))",
         only="bwrap",
     ),
-    Case("reads another lane's tree", "print('loss:', copy(OTHER))", only="bwrap"),
+    Case("reads another lane's tree", "print('loss:', int(copy(OTHER)))", only="bwrap"),
     Case(
         "reads the user's checkout, its .git and home",
         "print('loss:', sum(map(copy, [SECRET, TOY + '/train.py', TOY + '/.git/HEAD'])))",
@@ -218,22 +226,22 @@ CANDIDATES = [
         only="bwrap",
     ),
     Case("reads the keys of other processes", "print('loss:', sum(map(other, os.listdir('/proc'))))", only="bwrap"),
-    Case("calls a server on this machine", "print('loss:', call(('127.0.0.1', PORT)))", only="bwrap"),
-    Case("calls the world", "print('loss:', call(('192.0.2.1', 80)))", only="bwrap"),
-    Case("calls a socket of another service", "print('loss:', call(SOCKET))", only="bwrap"),
+    Case("calls a server on this machine", "print('loss:', int(call(('127.0.0.1', PORT))))", only="bwrap"),
+    Case("calls the world", "print('loss:', int(call(('192.0.2.1', 80))))", only="bwrap"),
+    Case("calls a socket of another service", "print('loss:', int(call(SOCKET)))", only="bwrap"),
     Case(
         "as root, changes the kernel's settings",
-        "print('loss:', put('/proc/sys/kernel/core_pattern', open('/proc/sys/kernel/core_pattern').read()))",
+        "f = '/proc/sys/kernel/core_pattern'; print('loss:', int(put(f, open(f).read())))",
         only="bwrap",
     ),
     Case(
         "as root, makes the system writable again",
-        "print('loss:', not subprocess.run('mount -o remount,rw /; mount -t tmpfs none /mnt', shell=True).returncode)",
+        "r = os.system('mount -o remount,rw / || mount -t tmpfs x /mnt'); print('loss:', int(r == 0))",
         only="bwrap",
     ),
     Case(
         "kills its parent and its parent's group",
-        "print('loss: 0', flush=True); os.kill(os.getppid(), 9); os.killpg(os.getpgid(os.getppid()), 9); time.sleep(60)",
+        "print('loss: 0', flush=True); os.kill(os.getppid(), 9); os.killpg(os.getpgid(os.getppid()), 9); time.sleep(9)",
         CRASH,
         only="bwrap",
     ),
@@ -303,10 +311,12 @@ class House:
         self.socket.bind(str(folder / "socket"))
         self.socket.listen()
         names = {
-            "SECRET": self.home / ".ssh/id", "HOME": self.home, "TOY": toy.folder, "OTHER": other, "KEY": KEY, "NAP": NAP,
-            "OBJECTS": self.bench.store.folder / "objects", "CANARY": self.canary, "SOCKET": folder / "socket",
+            "SECRET": self.home / ".ssh/id", "HOME": self.home, "TOY": toy.folder, "OTHER": other,
+            "NAP": NAP, "OBJECTS": self.bench.store.folder / "objects", "CANARY": self.canary,
+            "SOCKET": folder / "socket",
         }  # fmt: skip
         said = "".join(f"{name} = {str(value)!r}\n" for name, value in names.items())
+        said += f"KEY = {KEY[::-1]!r}[::-1]\n"  # a commit that holds it as it is would be refused
         self.tools = f"{TOOLS}{said}PORT = {self.server.getsockname()[1]}\n"
         self.outside = [toy.folder, self.home, folder / "kept", other.parent, evaluator.shared / "tree"]
         self.before = self.seen()
@@ -314,6 +324,7 @@ class House:
     def close(self) -> None:
         self.socket.close()
         self.server.close()
+        trees.remove(self.lane)  # pytest does not get rid of everything
 
     def seen(self) -> dict[str, object]:
         """All that is outside of the lane's own folders: what it is, and what is in it."""
@@ -355,7 +366,7 @@ class House:
 def digest(path: Path) -> object:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        return os.readlink(path)
+        return str(path.readlink())
     return (status.st_mode, hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(status.st_mode) else "")
 
 
@@ -400,7 +411,7 @@ def test_a_candidate_that(house: House, case: Case, mode: str) -> None:
         program = replace(evaluator.welcome.program, eval=evaluation)
         evaluator.welcome = replace(evaluator.welcome, program=program)
     commit = house.bench.commit(f"{house.tools}{textwrap.dedent(case.code)}\n")
-    for _ in range(2):  # what the first one leaves, the second may find
+    for _ in range(1 + case.again):
         measured = house.measure(commit)
         assert case.verdict == (measured.failure.kind if measured.failure else measured.value), measured
         assert house.is_as_it_was()
