@@ -40,7 +40,7 @@ class Caches:
         return (self.folder / "kept").is_dir()
 
     def copy(self, target: Path) -> dict[str, str]:
-        """Make `target` a copy of what is kept here, empty if nothing is yet: the variables that point into it.
+        """Make `target` a copy of what is kept here, which may be nothing: the variables that point into it.
 
         Raises `OSError`.
         """
@@ -50,6 +50,8 @@ class Caches:
             done = process.call(command, environ=environ(), timeout_seconds=_COPY_SECONDS)
             if done.code != 0:
                 raise OSError(f"cannot copy the caches to {target}: {done.err.strip()}")
+        for folder in _FOLDERS.values():
+            (target / folder).mkdir(exist_ok=True)
         return {name: str(target / folder) for name, folder in _FOLDERS.items()}
 
     def keep(self, left: Path) -> bool:
