@@ -114,7 +114,13 @@ class Session:
             raise failures[0]
         closed = self.board.closed
         if error is None and closed and closed.failed:
-            raise SetupError(closed.reason, f"the logs are in {self.folder / 'logs'}; mend it, then run the same again")
+            hint = f"the logs are in {self.folder / 'logs'}; mend it, then run the same again"
+            if self.board.baseline is None:
+                walls = any(lane.seat.sandbox == "bwrap" for lane in self.board.lanes.values())
+                hint += "; an evaluation sees nothing of your home but what `Keep:` names" + (
+                    ", and in its sandbox no network without --network" if walls else ""
+                )
+            raise SetupError(closed.reason, hint)
 
     def __iter__(self) -> Iterator[Experiment]:
         """Every experiment as its verdict lands, the baseline first; ends when the run does."""

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from autoresearch_ray import guardian, ledger, program
+from autoresearch_ray.agents.claude import Claude
+from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.board import replay
 from autoresearch_ray.errors import AgentError, ProgramError, SetupError
 from autoresearch_ray.model import FailureKind, Measurement, Options, Seated
+from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.sandbox import AgentWalls, Sandbox, sandbox
 from tests.conftest import PROGRAM, Toy
 from tests.test_evaluator import Bench
@@ -256,6 +259,12 @@ def test_an_agent_may_write_where_agent_home_says_and_a_folder_that_is_missing_i
         replace(walls, more=("~/gone",)).around("true", tmp_path / "tree", None)
 
 
+def test_codex_brings_its_own_sandbox_and_runs_in_no_other(tmp_path: Path) -> None:
+    walls = AgentWalls(Sandbox("bwrap"), tmp_path, tmp_path, tmp_path, None, tmp_path, (), {})
+    setup = AgentSetup(program.parse(KEEP.replace("{keep}", "none")), Options(), "gpu0", tmp_path, {}, walls)
+    assert Codex(setup).walls() is None and Claude(setup).walls() is walls
+
+
 # --- Caches ----------------------------------------------------------------------------------------------------------
 
 COMPILES = """
@@ -321,8 +330,8 @@ print('idea: wider', os.environ.get('MY_KEY'))
 """
 
 
-def driven(toy: Toy, **more: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "autoresearch_ray", "run", str(toy.folder / "program.md")]
+def driven(toy: Toy, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "autoresearch_ray", "run", str(toy.folder / "program.md"), *flags]
     here = Path(__file__).parents[1]
     return subprocess.run(argv, cwd=here, capture_output=True, text=True, timeout=100, env=os.environ | more)
 
@@ -358,6 +367,22 @@ def test_a_run_without_walls_says_why(toy: Toy, tmp_path: Path) -> None:
     assert "sandbox: none: bubblewrap is not installed\n" in done.stderr
     assert "warning: no sandbox on" in done.stderr
     assert sandboxes(toy) == ["none: bubblewrap is not installed"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_baseline_that_misses_what_is_in_the_users_home_is_told_of_keep(
+    toy: Toy, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "corpus").write_text("loss: 1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    options = {"agent": "none", "workers": 1, "sandbox": mode, "command": "cat ~/corpus", "more": "experiments: 1"}
+    toy.program(**options)  # type: ignore[arg-type]
+    done = driven(toy)
+    assert done.returncode == 2 and "No such file" in done.stderr and "`Keep:` names" in done.stderr
+    assert ("--network" in done.stderr) == (mode == "bwrap")
+    toy.program(**options, eval_more="Keep: ~/corpus")  # type: ignore[arg-type]
+    assert driven(toy, "--tag", "t2").returncode == 0
 
 
 @pytest.mark.parametrize(

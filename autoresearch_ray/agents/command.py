@@ -20,7 +20,7 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal
-from autoresearch_ray.ports import AgentSetup, secret_values
+from autoresearch_ray.ports import AgentSetup, Walls, secret_values
 
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
 _SAID = 64 << 10  # characters at its end in which the idea is looked for
@@ -61,7 +61,7 @@ class Command:
             trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
         minutes = self.setup.options.agent_minutes
-        command, walls = self.start(), self.setup.walls
+        command, walls = self.start(), self.walls()
         ended = process.run(
             walls.around(command, checkout, self.home()) if walls else command,
             cwd=checkout,
@@ -91,6 +91,10 @@ class Command:
     def start(self) -> str | Sequence[str]:
         """What is run: a string for the shell, or a program and its arguments. A preset says its own."""
         return self.setup.options.agent_command or ""
+
+    def walls(self) -> Walls | None:
+        """The sandbox that it runs in, where there is one."""
+        return self.setup.walls
 
     def home(self) -> Sequence[str] | None:
         """What it needs of the user's home in a sandbox, to read and write: a login. None: all of it, to read."""
