@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import math
-import re
-import sys
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,24 +22,10 @@ from autoresearch_ray.errors import RepoError, SetupError
 from autoresearch_ray.model import MEMORY, Also, Failure, FailureKind, Measurement, ParseKind, Resources, Use
 from autoresearch_ray.ports import Monitor, Signals, Watch, Welcome
 from autoresearch_ray.reading import crash, matched, named, number
+from autoresearch_ray.room import Inside, Rooms
+from autoresearch_ray.sandbox import Sandbox
 from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
-
-_ALLOWED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|XDG_CACHE_HOME|CC|CXX|TERM"
-    r"|CUDA_(?!VISIBLE_DEVICES)\w+|NVIDIA_\w+|NCCL_\w+|TORCH\w*_(?:HOME|CACHE_DIR)|TRITON_CACHE_DIR|HF_(?!TOKEN)\w+|UV_\w+"
-    r"|AUTORESEARCH_DATA"
-)
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
-
-
-def allowed(environ: Mapping[str, str], names: tuple[str, ...] = ()) -> dict[str, str]:
-    """The part of an environment that evaluations see; `names` are let through besides."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in names or (_ALLOWED.fullmatch(name) and not _SECRET.search(name))
-    }
 
 
 class _DrainedError(Exception):
@@ -78,6 +63,10 @@ class _Trial:
     def stdout(self) -> Path:
         return self.folder / "stdout"
 
+    @property
+    def room(self) -> Path:
+        return self.folder / "private"
+
 
 @dataclass(slots=True)
 class Evaluator:
@@ -91,13 +80,18 @@ class Evaluator:
     monitor: Monitor
     environ: Mapping[str, str]  # of this machine
     checkup: Checkup = field(default_factory=Checkup)
+    walls: Sandbox | None = None
 
     def set_up(self, halt: threading.Event) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
 
         Then the guard, on the base: one that fails there would refuse every gain of the night. Raises `SetupError` with
-        the end of the log.
+        the end of the log, or where something is not there that is to be kept.
         """
+        self._set_up(halt)
+        self._rooms.check(self.store.entries(self.welcome.base))
+
+    def _set_up(self, halt: threading.Event) -> None:
         wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
         if not any(wanted.values()):
             return
@@ -113,8 +107,10 @@ class Evaluator:
             for what, command in wanted.items():
                 if not command:
                     continue
-                seconds = max(3600.0, self.welcome.program.eval.kill_after_seconds)
-                ended = self._run(command, tree, log, {}, seconds, halt)
+                # The author's own command gets the user's home and the network; the guard what it will have later.
+                make = self._rooms.plain if what == "setup" else self._rooms.enter
+                inside = make(command, tree, {})
+                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, halt)
                 if ended.why == "cancelled":
                     return
                 if ended.code != 0:
@@ -145,7 +141,7 @@ class Evaluator:
         evaluation = self.welcome.program.eval
         better = evaluation.metric.direction.better
         with self._trial(commit, id, seed, log, signals) as trial:
-            measured = self._measured(trial, evaluation.command, evaluation.also)
+            measured = self._warm(trial, evaluation.command, evaluation.also)
             if not guarded or measured is None or measured.value is None:
                 return measured
             fault = None if beat is not None and better(beat, measured.value) else self._guard(trial)
@@ -162,7 +158,7 @@ class Evaluator:
         if command is None:
             raise ValueError("the program has no holdout")
         with self._trial(commit, id, seed, log, signals) as trial:
-            return self._measured(trial, command, ())
+            return self._measured(trial, command, (), at_home=True)
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -181,30 +177,46 @@ class Evaluator:
         try:
             yield trial
         finally:
-            for each in (trial.tree, trial.folder / "tmp", trial.folder / "parse"):
+            for each in (trial.tree, trial.room, trial.folder / "parse"):
                 trees.remove(each)
             trial.stdout.unlink(missing_ok=True)
 
-    def _measured(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
+    def _warm(self, trial: _Trial, command: str, also: Sequence[Also]) -> Measurement | None:
+        """Measure on this node's caches. A run on cold ones counts only if it leaves nothing in its own."""
+        cold = not self._rooms.caches.known
+        first = self._measured(trial, command, also)
+        if not cold or first is None or first.value is None:
+            return first
+        is_base = trial.commit == self.welcome.base
+        if is_base and not self._rooms.caches.keep(trial.room / "caches"):
+            return first
+        if not is_base and not self._rooms.caches.known:
+            if not any(files for _, _, files in os.walk(trial.room / "caches")):
+                return first
+            base = self._measured(replace(trial, commit=self.welcome.base), command, ())
+            if base is None:
+                return None
+            if base.failure:
+                told = f"the base, run to fill this node's caches, fails here: {base.failure.message}"
+                return Measurement(None, Failure(FailureKind.MACHINE, told, base.failure.tail))
+            self._rooms.caches.keep(trial.room / "caches")
+        return self._measured(trial, command, also)
+
+    def _measured(
+        self, trial: _Trial, command: str, also: Sequence[Also], *, at_home: bool = False
+    ) -> Measurement | None:
         """Run the command on the commit, in a clean tree, and read its numbers."""
         program, signals = self.welcome.program, trial.signals
         strayed = self.store.inside(self.welcome.base, trial.commit, program.scope, self.welcome.prefix)
         if strayed:
             return Measurement(None, strayed)
         self._checkout(trial.tree, trial.commit)
+        inside = self._rooms.enter(command, trial.tree, trial.own, at_home=at_home)
+        stdout = trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None
         watch, found = self.monitor.watch(), list[Failure]()
         try:
-            ended = process.run(
-                command,
-                cwd=trial.tree / self.welcome.prefix,
-                environ=self._environ(trial.folder, trial.own),
-                log=trial.log,
-                stdout=trial.stdout if program.eval.parse.kind is ParseKind.STDOUT else None,
-                timeout_seconds=program.eval.kill_after_seconds,
-                cancel=signals.halt,
-                started=watch.follow,
-                turn=self._turn(trial, watch, found),
-            )
+            turn = self._turn(trial, watch, found)
+            ended = self._run(inside, trial.log, signals.halt, stdout, watch.follow, turn)
         except _DrainedError:
             return None
         except _UnfitError as error:
@@ -244,53 +256,35 @@ class Evaluator:
 
     def _checkout(self, tree: Path, commit: str) -> None:
         self.store.checkout(tree, commit)
-        done = self.shared / "done"
-        if done.exists():
-            for name in filter(None, done.read_text().split("\n")):
-                source, target = self.shared / "tree" / self.welcome.prefix / name, tree / self.welcome.prefix / name
-                if not target.exists():
-                    target.symlink_to(source)
+        self._rooms.link(tree)
 
-    def _environ(self, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
-        temporary = folder / "tmp"
-        trees.empty(temporary)
-        options = self.welcome.program.options
-        environ = allowed(self.environ, options.env)
-        for secret in options.secrets:
-            environ.pop(secret, None)
-        path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-        ours = str(Path(sys.executable).parent)  # first, unless the user has activated an environment of their own
-        active = "VIRTUAL_ENV" in environ or "CONDA_PREFIX" in environ
-        return {
-            **environ,
-            "PATH": f"{path}:{ours}" if active else f"{ours}:{path}",
-            "TMPDIR": str(temporary),
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(self.slot.cores),
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(self.slot.gpus),
-            "AUTORESEARCH_OWNER": self.environ.get("AUTORESEARCH_OWNER", ""),
-            **own,
-        }
+    @property
+    def _rooms(self) -> Rooms:
+        return Rooms(self.welcome, self.shared, self.slot.gpus, self.slot.cores, self.environ, self.walls)
 
     def _run(
         self,
-        command: str,
-        tree: Path,
+        inside: Inside,
         log: Path,
-        own: Mapping[str, str],
-        seconds: float,
         halt: threading.Event,
         stdout: Path | None = None,
+        started: Callable[[int], None] | None = None,
+        turn: AbstractContextManager[object] | None = None,
     ) -> process.Exit:
+        program = self.welcome.program
         return process.run(
-            command,
-            cwd=tree / self.welcome.prefix,
-            environ=self._environ(tree.parent, own),
+            inside.argv,
+            cwd=inside.cwd,
+            environ=inside.environ,
             log=log,
             stdout=stdout,
-            timeout_seconds=seconds,
+            timeout_seconds=inside.seconds,
             cancel=halt,
+            started=started,
+            turn=turn,
+            walled=inside.walled,
+            folders=inside.write,
+            folders_bytes=int(program.options.disk_gb * (1 << 30)) if inside.write else 0,
         )
 
     def _read(
@@ -308,6 +302,8 @@ class Evaluator:
         except OSError as error:
             return Failure(FailureKind.CRASH, f"the log that the runner wrote is gone: {error.strerror}")
         evaluation = self.welcome.program.eval
+        if ended.why == "full":
+            return Failure(FailureKind.CRASH, f"more than {self.welcome.program.options.disk_gb:g} GB written", tail)
         if ended.why == "timeout":
             return Failure(FailureKind.TIMEOUT, f"killed after {evaluation.kill_after_seconds:g} seconds", tail)
         if ended.code != 0:
@@ -340,16 +336,13 @@ class Evaluator:
 
     def _parsed(self, trial: _Trial, command: str) -> str | Failure:
         """The last line that the parse command prints. What it says on standard error is no number."""
-        tree, output, errors = (trial.folder / name for name in ("parse", "parse.out", "parse.log"))
+        tree, output, errors = (trial.folder / "parse" / name for name in ("tree", "out", "log"))
         self.store.checkout(tree, self.welcome.base)
         link = tree / self.welcome.prefix / "run.log"
         link.unlink(missing_ok=True)
         link.symlink_to(trial.log)
-        seconds = self.welcome.program.eval.kill_after_seconds
-        ended = self._run(command, tree, errors, trial.own, seconds, trial.signals.halt, output)
+        ended = self._run(self._rooms.plain(command, tree, trial.own), errors, trial.signals.halt, output)
         text, said = process.tail(output, lines=1), process.tail(errors)
-        output.unlink(missing_ok=True)
-        errors.unlink(missing_ok=True)
         if ended.why == "timeout":
             return Failure(FailureKind.NO_METRIC, f"the parse command `{command}` did not end")
         if ended.code and not text.strip() and said.strip():
@@ -358,7 +351,7 @@ class Evaluator:
 
     def _guard(self, trial: _Trial) -> Failure | None:
         """Run the guard where the evaluation ran, on files that are once more what they were."""
-        command, seconds = self.welcome.program.eval.guard, self.welcome.program.eval.kill_after_seconds
+        command = self.welcome.program.eval.guard
         if not command:
             return None
         try:
@@ -366,13 +359,14 @@ class Evaluator:
         except RepoError as error:
             return Failure(FailureKind.CRASH, f"the evaluation left no tree for the guard: {error.message}")
         output = trial.log.with_suffix(".guard.log")
+        inside = self._rooms.enter(command, trial.tree, trial.own)
         with self.slot.taken(trial.lane), self.slot.clock.doing(Use.GUARD):
-            ended = self._run(command, trial.tree, output, trial.own, seconds, trial.signals.halt)
+            ended = self._run(inside, output, trial.signals.halt)
         tail = process.tail(output)
         output.unlink(missing_ok=True)
         if ended.why == "exit" and ended.code == 0:
             return None
-        how = "did not end" if ended.why == "timeout" else f"ended with {ended.code}"
+        how = {"timeout": "did not end", "full": "filled the disk"}.get(ended.why, f"ended with {ended.code}")
         return Failure(FailureKind.GUARD, f"better, but the guard `{command}` {how}", tail)
 
 

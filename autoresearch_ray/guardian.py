@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RUN = "AUTORESEARCH_RUN"
 PIECE = 64 << 10
 KILL_SECONDS = 10.0
+LOOK_SECONDS = 1.0  # between two looks at what a command has written
 PR_SET_CHILD_SUBREAPER = 36
 
 # --- Frames on the socket: a length, then `marshal`; both ends are the same interpreter, and json would cost 7 ms -----
@@ -205,6 +206,9 @@ class Guard:
         self.control = control
         self.tag: str = order["tag"]
         self.grace: float = order["grace"]
+        self.walled: bool = order["walled"]
+        self.folders: list[str] = order["folders"]
+        self.bytes: int = order["bytes"]
         self.why = "exit"
         self.code: int | None = None
         self.wall_seconds: float | None = None
@@ -216,6 +220,7 @@ class Guard:
         self.kills_before = oom_kills()
         self.started = time.monotonic()
         self.limit = self.started + order["timeout"]
+        self.next_look = self.started + LOOK_SECONDS if self.folders else float("inf")
         self.pid = self.spawn(order)
 
     def spawn(self, order: dict[str, Any]) -> int:
@@ -247,7 +252,9 @@ class Guard:
             if left <= 0:
                 self.stop("timeout")
                 continue
-            for each, _ in poll.poll(min(left, 3600) * 1000 + 1):
+            if time.monotonic() >= self.next_look:
+                self.look()
+            for each, _ in poll.poll(min(left, 3600, max(self.next_look - time.monotonic(), 0)) * 1000 + 1):
                 if each == self.control:  # end of file or a byte: the worker is dead or has had enough
                     poll.unregister(each)
                     self.stop("cancelled")
@@ -257,12 +264,21 @@ class Guard:
                 elif not self.pump(each):
                     poll.unregister(each)
 
+    def look(self) -> None:
+        """Stop the command when it has written too much. The next look takes care to cost 5 % of the time at most."""
+        begun = time.monotonic()
+        if written(self.folders, self.bytes) > self.bytes:
+            self.stop("full")
+        now = time.monotonic()
+        self.next_look = now + max(LOOK_SECONDS, 20 * (now - begun))
+
     def stop(self, why: str) -> None:
         """Ask everything to end, once."""
         if self.why == "exit":
             self.why = why
             self.limit = time.monotonic() + self.grace
-            kill(below([os.getpid()], parents()), signal.SIGTERM)
+            # The first process of a sandbox takes all that is in it along: it is not asked, and ends with the rest.
+            kill(below([self.pid if self.walled else os.getpid()], parents()), signal.SIGTERM)
 
     def reap(self) -> bool:
         """Collect the dead. Whether any child is left."""
@@ -328,6 +344,22 @@ class Guard:
         }
 
 
+def written(folders: Iterable[str], enough: int) -> int:
+    """Bytes on the disk of all that lies in `folders`; counting ends once there are more than `enough`."""
+    total = 0
+    ahead = list(folders)
+    while ahead and total <= enough:
+        try:
+            with os.scandir(ahead.pop()) as entries:
+                for each in entries:
+                    total += each.stat(follow_symlinks=False).st_blocks * 512
+                    if each.is_dir(follow_symlinks=False):
+                        ahead.append(each.path)
+        except OSError:
+            continue  # it was removed meanwhile, or is not ours to read
+    return total
+
+
 def listen() -> int:
     """A descriptor that becomes readable when a child dies or when somebody asks the guardian to end."""
     read_end, write_end = os.pipe()
@@ -345,6 +377,8 @@ def become(order: dict[str, Any], output: int, error: int) -> None:
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        if order["bytes"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["bytes"], order["bytes"]))
         os.dup2(output, 1)
         os.dup2(error, 2)
         os.chdir(order["cwd"])

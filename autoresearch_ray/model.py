@@ -118,6 +118,7 @@ class Eval:
     rule: Rule = Rule.CONSTRAINED
     weight: float = 1.0  # of the metric itself in a weighted sum
     holdout: str | None = None  # measures in secret what is about to be published; agents and evaluations never see it
+    keep: tuple[str, ...] = ()  # paths that every tree of a node shares and none can change
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,10 @@ class Options:
     agent_minutes: float = 10.0
     secrets: tuple[str, ...] = ()  # names of environment variables that only the agent sees
     env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list
+    sandbox: Literal["auto", "bwrap", "none"] = "auto"  # auto: bwrap where it works
+    network: bool = False  # of evaluations in a sandbox; agents always have it
+    disk_gb: float = 10.0  # that an evaluation may write, in GB of 2**30 bytes
+    agent_home: tuple[str, ...] = ()  # paths, most below the home, that an agent in a sandbox may write to
     workers: int | Literal["auto"] = "auto"
     gpus_per_worker: float = 1.0
     lanes: int | Literal["auto"] = "auto"
@@ -544,6 +549,7 @@ class Seat:
     device: str = "cpu"
     gpus: tuple[str, ...] = ()
     device_class: str = ""  # model, memory, driver and share: values of one class can be compared as they are
+    sandbox: str = ""  # "bwrap", or "none" and, behind a colon, why it cannot be had here
 
 
 # --- Events: what the ledger holds; the state of the board is their replay -------------------------------------------

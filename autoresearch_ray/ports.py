@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -38,6 +38,23 @@ class AgentSetup:
     lane: str
     folder: Path  # the agent's own state, one per lane; kept from session to session on the head's own disk
     environ: Mapping[str, str]  # the allow list of this machine plus the secrets meant for agents
+    walls: Walls | None = None  # a sandbox for what the agent starts, where there is one
+
+
+def secret_values(options: Options, environ: Mapping[str, str]) -> list[str]:
+    """What must not be found in anything that a run leaves behind, the longest first.
+
+    Values below eight characters are none: they would be found in everything.
+    """
+    values = (environ.get(each, "") for each in options.secrets)
+    return sorted((each for each in values if len(each) >= 8), key=len, reverse=True)
+
+
+class Walls(Protocol):
+    """A sandbox for what an agent starts: its checkout and its own folder to write, the network, none of the others."""
+
+    def around(self, command: str | Sequence[str], cwd: Path, home: Sequence[str] | None) -> list[str]:
+        """The command inside, in `cwd`. Of the user's home it has these parts to write; None: all of it to read."""
 
 
 class Agent(Protocol):

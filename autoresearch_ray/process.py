@@ -43,7 +43,7 @@ _MARGIN_SECONDS = guardian.KILL_SECONDS + 20.0  # what the guardian may take on 
 class Exit:
     """How a command ended, as its guardian saw it."""
 
-    why: Literal["exit", "timeout", "cancelled", "lost"]  # lost: the guardian itself vanished
+    why: Literal["exit", "timeout", "cancelled", "full", "lost"]  # lost: the guardian itself vanished
     code: int | None  # exit status; negative for a signal; None when lost, or when it survived
     wall_seconds: float
     cpu_seconds: float  # user and system time of the whole descended tree
@@ -68,6 +68,9 @@ def run(
     cancel: threading.Event | None = None,
     started: Callable[[int], None] | None = None,
     turn: AbstractContextManager[object] | None = None,
+    walled: bool = False,
+    folders: Sequence[Path] = (),
+    folders_bytes: int = 0,
 ) -> Exit:
     """Run a command to its end, and end everything that it started.
 
@@ -80,7 +83,10 @@ def run(
     `grace_seconds` later; what is left after an ordinary exit gets SIGKILL at once. `started` is called with the pid of
     the first process; an exception that it raises ends the command and goes on to the caller. `turn` is entered when
     the guardian stands by, just before the command starts, and left when everything has ended; its exceptions go on to
-    the caller, too. Raises `OSError` if `cwd` is no directory, a log cannot be opened or no process can be started.
+    the caller, too. `walled` says that the command is a sandbox, which SIGTERM is to pass by on its way to what is
+    inside. More than `folders_bytes` in `folders` together, looked at every second, end it like a timeout; no single
+    file grows beyond that. Raises `OSError` if `cwd` is no directory, a log cannot be opened or no process can be
+    started.
     """
     if not cwd.is_dir():
         raise NotADirectoryError(f"cannot run a command in {cwd}: no such directory")
@@ -96,6 +102,9 @@ def run(
         "timeout": timeout_seconds,
         "grace": grace_seconds,
         "cap": cap_bytes,
+        "walled": walled,
+        "folders": [str(each) for each in folders],
+        "bytes": folders_bytes,
     }
     with ExitStack() as taken:
         with _guarded(tag, log, stdout, stdin) as (end, first):
@@ -223,6 +232,9 @@ def leash() -> Iterator[dict[str, str]]:
             "timeout": float("inf"),
             "grace": 0.0,
             "cap": 1,
+            "walled": False,
+            "folders": [],
+            "bytes": 0,
         }
         line = _Line(end, float("inf"))
         line.send(guardian.frame(order))

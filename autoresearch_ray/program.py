@@ -210,6 +210,10 @@ _KNOWN = {  # what is expected, and an example
     "agent_minutes": ("a number above 0", "agent_minutes: 10"),
     "secrets": (_NAMES, "secrets: [ANTHROPIC_API_KEY]"),
     "env": (_NAMES, "env: [HF_HOME]"),
+    "sandbox": ("auto, bwrap or none", "sandbox: auto"),
+    "network": ("true or false", "network: false"),
+    "disk_gb": ("a number above 0", "disk_gb: 10"),
+    "agent_home": ("a list of paths, absolute or from ~", "agent_home: [~/.config/tool]"),
     "workers": (f"{_COUNT}, or auto", "workers: auto"),
     "gpus_per_worker": ("0, a fraction of 1, or a whole number", "gpus_per_worker: 1"),
     "lanes": (f"{_COUNT}, or auto", "lanes: auto"),
@@ -234,7 +238,7 @@ _NESTED = {
 }
 _TAG = re.compile(r"(?!.*\.\.)(?!.*\.(?:lock)?$)[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _COUNTS = ("workers", "lanes", "every", "experiments", "evaluations", "plateau")
-_ABOVE_ZERO = ("agent_minutes", "hours", "cost_usd", "mirror_minutes", *_COUNTS)
+_ABOVE_ZERO = ("agent_minutes", "disk_gb", "hours", "cost_usd", "mirror_minutes", *_COUNTS)
 # A URL with a password, or what may be one: over http, tokens stand in the user's place or behind a question mark.
 _CREDENTIALS = re.compile(r"(?i)://[^/]*:[^/]*@|https?://([^/]*@|.*\?)")
 _ADAPTER = TypeAdapter(Options)
@@ -341,6 +345,8 @@ def _fits(key: str, value: Any) -> bool:
         return all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each) for each in value)
     if key == "mirror" and _CREDENTIALS.search(value):
         return False
+    if key == "agent_home":
+        return all(re.match(r"~?/.", each) for each in value)
     if key == "gpus_per_worker":
         return bool(0 <= value < 1 or value == int(value) >= 1)  # Ray shares one GPU, or grants whole ones
     if key in _ABOVE_ZERO:

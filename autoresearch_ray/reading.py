@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,9 @@ def crash(ended: process.Exit, log: Path, tail: str) -> Failure:
     with process.opened(log) as file:
         file.seek(max(0, log.stat().st_size - (1 << 18)))
         end = file.read()
-    how = f"ended by signal {-ended.code}" if ended.code is not None and ended.code < 0 else f"exit status {ended.code}"
+    code = ended.code or 0
+    number = -code if code < 0 else code - 128  # a shell, and a sandbox, tells of a signal in its exit status
+    how = f"ended by signal {number}" if number in signal.valid_signals() else f"exit status {code}"
     if ended.oom_killed:
         return Failure(FailureKind.OOM, "killed by the kernel for memory", tail)
     if _OUT_OF_MEMORY.search(end):

@@ -12,7 +12,7 @@ import posixpath
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_ray import metrics
@@ -95,8 +95,29 @@ def path(text: str, line: Line) -> str:
     return text.removeprefix("./") or "."
 
 
-def _paths(text: str, line: Line) -> list[_Path] | None:
-    """The paths in `text` with their remarks; None when `text` is a sentence."""
+def _kept(field: Field) -> list[str]:
+    """The paths of a `Keep` line. They may lie anywhere: absolute, below the home as ~/..., or beside program.md."""
+    paths = _paths(field.value, field.line, _anywhere)
+    if not paths and paths is not None and not field.value.strip():
+        paths = None
+    if paths is None:
+        raise field.line.wrong(f"{field.value!r} is not a list of paths", f"for example: {EXAMPLES['keep']}")
+    return [each.name for each in paths]
+
+
+def _anywhere(text: str, line: Line) -> str:
+    hint = f"for example: {EXAMPLES['keep']}"
+    if re.match(r"~[^/]|~$", text) or text.rstrip("/") == "":
+        raise line.wrong(f"{text!r} is too much to keep", hint)
+    rooted = re.match(r"~?/", text)
+    inner = path(text[rooted.end() :] if rooted else text, line)
+    if inner == "." or re.search(r"[*?[]", inner):
+        raise line.wrong(f"{text!r} is not one file or folder", hint)
+    return ((rooted[0] if rooted else "") + inner).rstrip("/")
+
+
+def _paths(text: str, line: Line, read: Callable[[str, Line], str] = path) -> list[_Path] | None:
+    """The paths in `text` with their remarks; None when `text` is a sentence. `read` checks each of them."""
     if text.rstrip(".").lower() in ("none", "nothing", "n/a", "-"):
         return []
     found: list[_Path] = []
@@ -122,7 +143,7 @@ def _paths(text: str, line: Line) -> list[_Path] | None:
             break
         else:
             return None
-    return [_Path(path(each.name, line), each.sure, each.remark) for each in found]
+    return [_Path(read(each.name, line), each.sure, each.remark) for each in found]
 
 
 def _is_everything(text: str) -> bool:
@@ -144,6 +165,7 @@ EXAMPLES = {
     "setup": "Setup: `uv sync`",
     "guard": "Guard: `uv run pytest -q`",
     "holdout": "Holdout: `python ~/holdout/score.py .`",
+    "keep": "Keep: .venv, ~/.cache/corpus",
     **metrics.EXAMPLES,
 }
 KEYS = {key: key for key in EXAMPLES} | {
@@ -188,7 +210,7 @@ def evaluation(section: Section) -> Eval:
                 f"did you mean {close}? For example: {EXAMPLES[KEYS[close]]}",
             )
     for key, values in listed.items():
-        if len(values) > 1 and key != "also":
+        if len(values) > 1 and key not in ("also", "keep"):
             first, second = values[0].line, values[1].line
             raise second.wrong(
                 f"{key.capitalize()} is given twice: line {first.number} and line {second.number}",
@@ -218,6 +240,7 @@ def evaluation(section: Section) -> Eval:
         rule=rule,
         weight=weight,
         holdout=_optional_command(found, "holdout"),
+        keep=tuple(dict.fromkeys(each for field in listed.get("keep", []) for each in _kept(field))),
     )
 
 

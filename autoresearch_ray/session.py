@@ -23,14 +23,15 @@ from autoresearch_ray import ledger, model, process, report, results, seating, s
 from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
-from autoresearch_ray.evaluator import allowed
 from autoresearch_ray.mirror import Mirror, Mirroring
-from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired, Status
+from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired, Seated, Status
 from autoresearch_ray.ports import Crew, named
 from autoresearch_ray.remote import Remote
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.restore import restore
+from autoresearch_ray.room import allowed
 from autoresearch_ray.run_folder import begin, locked, replayed, sign, take_up, unfinished
+from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.team import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -95,6 +96,7 @@ class Session:
         self.folder = runs / self.tag
         self.resumed = False
         self.as_job: bool | None = None  # go on as a Ray job; None: where an ssh terminal would take the run with it
+        self.sandbox = ""  # of evaluations and agents on this machine, in words
         self.warnings: list[str] = []  # what went wrong on the way and did not stop the run
         self.unpublished: list[str] = []  # branches that could not be updated because somebody has them checked out
         self._hurry = False  # somebody interrupted the way out
@@ -141,7 +143,13 @@ class Session:
             raise failures[0]
         closed = self.board.closed
         if error is None and closed and closed.failed:
-            raise SetupError(closed.reason, f"the logs are in {self.folder / 'logs'}; mend it, then run the same again")
+            hint = f"the logs are in {self.folder / 'logs'}; mend it, then run the same again"
+            if self.board.baseline is None:
+                walls = any(lane.seat.sandbox == "bwrap" for lane in self.board.lanes.values())
+                hint += "; an evaluation sees nothing of your home but what `Keep:` names" + (
+                    ", and in its sandbox no network without --network" if walls else ""
+                )
+            raise SetupError(closed.reason, hint)
 
     def __iter__(self) -> Iterator[Experiment]:
         """Every experiment as its verdict lands, the baseline first; ends when the run does."""
@@ -223,6 +231,7 @@ class Session:
         agent = named("agents", options.agent)
         if options.address is None:
             agent.check(options, {**allowed(self._environ, options.env), **self._secrets()})
+            self.sandbox = sandbox(options.sandbox, self._environ, self.folder.parents[1])[1]
         if not begun and self._origin.has_branches(self.tag):
             raise SetupError(
                 f"the branches autoresearch/{self.tag}* exist, but their run in {self.folder} does not",
@@ -327,6 +336,8 @@ class Session:
             if self.board.baseline and not had_baseline:
                 self._fresh.append(self.board.baseline)
             for event in events:
+                if isinstance(event, Seated) and event.seat.sandbox.startswith("none: "):
+                    self._warn(f"no sandbox on {event.seat.host}: {event.seat.sandbox.removeprefix('none: ')}")
                 if isinstance(event, Judged):
                     self._fresh += filter(None, [self.board.find(event.id)])
                 elif isinstance(event, Published):

@@ -53,6 +53,7 @@ class Store(Bare):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.secrets: tuple[bytes, ...] = ()  # that no commit may hold
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -138,6 +139,9 @@ class Store(Bare):
             largest = _shown(max(sizes, key=lambda path: sizes[path]))
             return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes, most in {largest}")
         contents = {path: trees.read(tree, path) for path in sizes}
+        for path, content in contents.items():
+            if any(each in content for each in self.secrets):
+                return Failure(FailureKind.OUT_OF_SCOPE, f"a secret was written into {_shown(path)}")
         if all(self._idle(each, tracked.get(each.path), contents.get(each.path)) for each in changed):
             named = _names([posixpath.relpath(each, prefix or ".") for each in sizes])
             return Failure(FailureKind.NO_EFFECT, f"only a seed, a comment or white space differs: {named}")

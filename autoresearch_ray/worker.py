@@ -22,10 +22,24 @@ from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
-from autoresearch_ray.evaluator import Evaluator, allowed
+from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
-from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Taken, Welcome, named
+from autoresearch_ray.ports import (
+    Agent,
+    AgentSetup,
+    Desk,
+    Monitor,
+    Reply,
+    Signals,
+    Taken,
+    Walls,
+    Welcome,
+    named,
+    secret_values,
+)
 from autoresearch_ray.researcher import Researcher
+from autoresearch_ray.room import allowed
+from autoresearch_ray.sandbox import AgentWalls, Sandbox, home, sandbox
 from autoresearch_ray.slot import Slot
 from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
@@ -78,6 +92,7 @@ class Worker:
     _clock: SlotClock = field(init=False)
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
+    _walls: Sandbox | None = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: dict[int, Future[None]] = field(default_factory=dict, init=False)
     _look: threading.Event = field(default_factory=threading.Event, init=False)  # at the lanes: something has changed
@@ -104,9 +119,13 @@ class Worker:
     def _move_in(self) -> None:
         self.folder.mkdir()
         options = self.welcome.program.options
+        self.store.secrets = tuple(each.encode() for each in secret_values(options, self.environ))
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
-        self._seat = Seat("", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind)
+        self._walls, said = sandbox(options.sandbox, self.environ, self._home_of_program())
+        self._seat = Seat(
+            "", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind, sandbox=said
+        )
         self._evaluator = Evaluator(
             welcome=self.welcome,
             store=self.store,
@@ -115,6 +134,7 @@ class Worker:
             slot=Slot(self.gpus, self.cores, self._clock),
             monitor=monitor,
             environ=self.environ,
+            walls=self._walls,
             checkup=Checkup(
                 alone=not 0 < options.gpus_per_worker < 1,
                 pause=lambda reason: self._ask(lambda: self.desk.pause(self.index, reason)),
@@ -122,12 +142,29 @@ class Worker:
             ),
         )
 
+    def _home_of_program(self) -> Path | None:
+        """The folder of program.md, on the machine that has it."""
+        run = Path(self.welcome.folder)
+        return run.parents[1] if run.is_dir() else None
+
     def _agent_environ(self) -> dict[str, str]:
         options = self.welcome.program.options
         return {
             **allowed(self.environ, (*options.env, *options.secrets)),
             process.OWNER: self.environ[process.OWNER],
         }
+
+    def _agent_walls(self, walls: Sandbox, folder: Path, state: Path) -> Walls:
+        return AgentWalls(
+            walls=walls,
+            tree=folder / "agent",
+            state=state,
+            objects=self.store.folder / "objects",
+            program_folder=self._home_of_program(),
+            home=home(self.environ),
+            more=self.welcome.program.options.agent_home,
+            environ=self._agent_environ(),
+        )
 
     def _seat_the_first(self) -> None:
         """One lane, or as many as are asked for."""
@@ -224,7 +261,8 @@ class Worker:
         kept = Path(self.welcome.folder)
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
-        setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ())
+        walls = self._agent_walls(self._walls, folder, state) if self._walls else None
+        setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ(), walls)
         seat = replace(self._seat, lane=lane)
         sitting, reply = self._ask(lambda: self.desk.sit(seat, self._clock.spent()))
         self._unfinished = reply.unfinished

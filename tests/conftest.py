@@ -58,6 +58,7 @@ workers: {workers}
 gpus_per_worker: 0
 lanes: {lanes}
 backend: {backend}
+sandbox: {sandbox}
 {more}
 ---
 # Autoresearch: toy
@@ -101,6 +102,7 @@ class Toy:
         workers: int = 2,
         lanes: int | str = 1,
         backend: str = "local",
+        sandbox: str = "none",
         command: str = "python train.py",
         budget: str = "5 seconds",
         more: str = "experiments: 6",
@@ -113,6 +115,7 @@ class Toy:
                 workers=workers,
                 lanes=lanes,
                 backend=backend,
+                sandbox=sandbox,
                 command=command,
                 budget=budget,
                 more=more,

@@ -84,82 +84,6 @@ def talks(error: str) -> bool:
 
 # --- Agents ----------------------------------------------------------------------------------------------------------
 
-REFUSED = [
-    "open('harness.py', 'w').write('cheat')",
-    "open('conftest.py', 'w').write('cheat')",
-    "open('sitecustomize.py', 'w').write('cheat'); open('a.pth', 'w').write('import os')",
-    "os.remove('train.py'); os.symlink(SECRET, 'train.py')",
-    "os.remove('train.py'); os.symlink('harness.py', 'train.py')",
-    "os.remove('train.py'); os.mkfifo('train.py')",
-    "open('train.py', 'a').truncate(1 << 30)",
-    "os.makedirs('sub/.git'); open('sub/.git/HEAD', 'w').write('ref: x')",
-    "t = os.getcwd(); os.chdir('/'); shutil.rmtree(t); os.symlink(OUTSIDE, t)",
-]
-
-
-def test_an_edit_out_of_scope_a_link_or_a_pipe_is_refused_and_costs_no_measurement(toy: Toy, tmp_path: Path) -> None:
-    secret = tmp_path / "outside" / "secret"
-    secret.parent.mkdir()
-    secret.write_text("hush")
-    code = f"""
-        import os, pathlib, shutil
-        SECRET, OUTSIDE = {str(secret)!r}, {str(secret.parent)!r}
-        count = pathlib.Path({str(tmp_path / "count")!r})
-        number = int(count.read_text()) if count.exists() else 0
-        count.write_text(str(number + 1))
-        exec({REFUSED!r}[number])
-    """
-    agent(toy, code, len(REFUSED))
-    done = drive(toy)
-    assert done.returncode == 0, done.stderr
-    tried = board_of(toy).experiments[1:]
-    assert [each.failure.kind if each.failure else None for each in tried] == [FailureKind.OUT_OF_SCOPE] * len(REFUSED)
-    assert all(each.commit is None and not each.values for each in tried)
-    assert secret.read_text() == "hush" and [each.name for each in secret.parent.iterdir()] == ["secret"]
-
-
-TRAPS = [
-    """
-for name in ('pre-commit', 'post-checkout', 'post-index-change', 'reference-transaction'):
-    os.makedirs('.git/hooks', exist_ok=True)
-    with open('.git/hooks/' + name, 'w') as file: file.write('#!/bin/sh\\ntouch ' + CANARY)
-    os.chmod('.git/hooks/' + name, 0o755)
-with open('.git/config', 'a') as file:
-    file.write('[core]\\nfsmonitor = touch %s\\nhooksPath = .git/hooks\\n' % CANARY)
-    file.write('[filter "x"]\\nclean = touch %s\\nsmudge = touch %s\\n' % (CANARY, CANARY))
-open('.git/info/attributes', 'w').write('* filter=x')
-""",
-    "subprocess.run('git add -A; git commit -qm mine; git checkout -q --orphan z; git commit -qm z', shell=True)",
-    "shutil.rmtree('.git')",
-    "subprocess.Popen(['env', '-i', 'setsid', 'sleep', '300'])",
-    "subprocess.Popen(['setsid', 'sh', '-c', 'trap \"\" TERM HUP; sleep 300; sleep 300'])",
-    "sys.stdout.buffer.write(os.urandom(1 << 20)); sys.stdout.flush()",
-    "os.chmod('train.py', 0); os.mkdir('empty', 0); os.chmod('.', 0)",
-    "os.kill(0, signal.SIGKILL)",
-]
-
-
-def test_traps_that_an_agent_leaves_in_its_checkout_do_not_close(toy: Toy, temporary: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    code = f"""
-        import os, pathlib, shutil, signal, subprocess, sys
-        CANARY = {str(canary)!r}
-        count = pathlib.Path({str(tmp_path / "count")!r})
-        number = int(count.read_text()) if count.exists() else 0
-        count.write_text(str(number + 1))
-        with open('train.py', 'a') as file: file.write('TRAP = %d' % number + chr(10))
-        print('idea: trap', number, flush=True)
-        exec({TRAPS!r}[number])
-    """
-    agent(toy, code, len(TRAPS))
-    done = drive(toy)
-    assert done.returncode == 0, done.stderr
-    tried = [each for each in board_of(toy).experiments if each.kind == "propose"]
-    assert [each.failure for each in tried] == [None] * len(TRAPS) and all(each.values for each in tried)
-    assert not canary.exists()
-    assert processes_of(temporary) == []
-    assert [each for each in temporary.rglob("*") if not each.is_dir()] == []
-
 
 def test_what_an_agent_says_is_one_printable_line_wherever_it_is_shown(toy: Toy) -> None:
     said = b'idea: \x1b]0;owned\x07\x1b[2J ``` \xff\xed\xa0\x80 a\tb {"n": 1} \x00 end\n'
@@ -221,28 +145,6 @@ def test_an_agent_in_python_cannot_say_what_the_ledger_cannot_hold(toy: Toy) -> 
 
 
 # --- Candidates ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os; print('loss: 0.25', flush=True); os.close(1); os.close(2)",
-        pytest.param("import os, shutil; print('loss: 0.25'); shutil.rmtree(os.getcwd())"),
-        "import os; print('loss: 0.25'); os.chmod('.', 0); os.chmod(os.environ['TMPDIR'], 0)",
-        "import sys; sys.stdout.buffer.write(b'\\xffloss: 9\\n\\xff\\nloss: 0.25\\n\\xff\\xfe')",
-        "print(*(f'\\r{i}/99 \\x1b[2K' for i in range(99)), end='\\rloss: 0.25\\r')",
-        "open('run.log', 'w').write('loss: 9'); print('loss: 0.25')",
-        "for _ in range(70): print('x' * (1 << 20))\nprint('loss: 0.25')",
-        "import os\nprint('loss: 0.25', flush=True)\nif os.fork(): os._exit(0)\nos.setsid()\nwhile not os.fork(): pass",
-    ],
-    ids=["closes", "deletes", "chmods", "bytes", "progress", "run.log", "70 MB", "rabbits"],
-)
-def test_the_metric_is_read_whatever_a_candidate_does_beside(
-    bench: Callable[..., Bench], code: str, temporary: Path
-) -> None:
-    measured = bench(kill_after_seconds=20.0).measure(code)
-    assert measured is not None and measured.value == 0.25, measured
-    assert processes_of(temporary, "AUTORESEARCH_RUN") == []
 
 
 @pytest.mark.parametrize("printed", ["nan", "1" + "0" * 400, "-inf"])

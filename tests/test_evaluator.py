@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.evaluator import Evaluator, Slot, allowed
+from autoresearch_ray.evaluator import Evaluator, Slot
 from autoresearch_ray.model import (
     MEMORY,
     Also,
@@ -32,6 +32,7 @@ from autoresearch_ray.monitors.cpu import Cpu
 from autoresearch_ray.ports import Signals, Trouble, Welcome
 from autoresearch_ray.reading import named, number
 from autoresearch_ray.repo import Hub, Origin
+from autoresearch_ray.room import allowed
 from autoresearch_ray.store import Store
 from tests.conftest import Toy
 
@@ -98,7 +99,7 @@ def test_the_environment_is_an_allow_list_and_what_the_runner_says(bench: Callab
     assert seen["AUTORESEARCH_TAG"] == "t1" and seen["AUTORESEARCH_LANE"] == "gpu0"
     assert seen["AUTORESEARCH_EXPERIMENT"] == "gpu0-1" and seen["AUTORESEARCH_SEED"] == "7"
     assert seen["AUTORESEARCH_BUDGET_SECONDS"] == "5" and seen["OMP_NUM_THREADS"] == "2"
-    assert seen["CUDA_VISIBLE_DEVICES"] == "" and seen["HOME"] == os.environ["HOME"]
+    assert seen["CUDA_VISIBLE_DEVICES"] == "" and not Path(seen["HOME"]).exists()
     assert "SECRET_KEY" not in seen and not any(each.startswith(("RAY_", "GIT_", "PYTEST")) for each in seen)
     assert not Path(seen["TMPDIR"]).exists()
 

@@ -44,8 +44,8 @@ FLOORS = {
         "sameness merge"
     ),
     "hands": (
-        "process guardian slot_clock slot ledger bare tree store repo remote mirror checkup evaluator reading monitors "
-        "agents"
+        "process guardian slot_clock slot ledger bare tree store repo sandbox caches room remote mirror checkup "
+        "evaluator reading monitors agents"
     ),
     "work": "researcher worker coordinator seating team run_folder restore",
     "distance": "actors",

@@ -37,6 +37,9 @@ class Claude(_Command):
             *(("--model", model) if model else ()),
         ]
 
+    def home(self) -> Sequence[str]:
+        return (".claude", ".claude.json", ".aws", ".config/gcloud")
+
     def environ(self) -> dict[str, str]:
         environ = super().environ() | {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
         environ.pop("CLAUDECODE", None)  # left over where the run itself was started from Claude Code

@@ -10,6 +10,7 @@ from autoresearch_ray.agents.command import Command as _Command
 from autoresearch_ray.agents.command import idea_in, installed
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.model import Options, Proposal, Usage
+from autoresearch_ray.ports import Walls
 
 
 class Codex(_Command):
@@ -34,6 +35,10 @@ class Codex(_Command):
             *("-c", "sandbox_workspace_write.network_access=false"),
             *(("--model", model) if model else ()),
         ]
+
+    def walls(self) -> Walls | None:
+        """None: its own sandbox, which keeps its commands off the network, does not start inside another."""
+        return None
 
     def environ(self) -> dict[str, str]:
         environ = super().environ()

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from autoresearch_ray.agents._trouble import trouble_in
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, Walls, secret_values
 
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
 _HEARD = 20  # lines at the end of a transcript in which a failure is looked for
@@ -65,8 +66,9 @@ class Command:
             trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
         minutes = self.setup.options.agent_minutes
+        command, walls = self.start(), self.walls()
         ended = process.run(
-            self.start(),
+            walls.around(command, checkout, self.home()) if walls else command,
             cwd=checkout,
             environ=self.environ() | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id},
             log=log,
@@ -75,7 +77,9 @@ class Command:
             stdin=brief.prompt.encode(),
             cap_bytes=_TRANSCRIPT_BYTES,
             cancel=cancel,
+            walled=walls is not None,
         )
+        self._redact(log, answer)
         text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
         said = self.read(text)
         error = said.error
@@ -100,6 +104,14 @@ class Command:
         """What is run: a string for the shell, or a program and its arguments. A preset says its own."""
         return self.setup.options.agent_command or ""
 
+    def walls(self) -> Walls | None:
+        """The sandbox that it runs in, where there is one."""
+        return self.setup.walls
+
+    def home(self) -> Sequence[str] | None:
+        """What it needs of the user's home in a sandbox, to read and write: a login. None: all of it, to read."""
+        return None
+
     def environ(self) -> dict[str, str]:
         """The whole environment of the agent. A preset adds to it."""
         added = {"AUTORESEARCH_LANE": self.setup.lane, "CUDA_VISIBLE_DEVICES": ""}
@@ -110,6 +122,17 @@ class Command:
     def read(self, stdout: str) -> Proposal:
         """What the agent said of itself on stdout: the idea and, where a preset knows how, tokens, dollars, errors."""
         return Proposal(idea_in(stdout))
+
+    def _redact(self, *files: Path) -> None:
+        """Take the values of secrets out of what the agent wrote: logs are kept, and shown to people and agents."""
+        values = secret_values(self.setup.options, self.setup.environ)
+        for file in files:
+            with suppress(OSError), process.opened(file) as opened:  # it is not there, or no file any more
+                text = said = opened.read()
+                for value in values:
+                    text = text.replace(value.encode(), b"[secret]")
+                if text != said:
+                    file.write_bytes(text)
 
 
 def idea_in(text: str) -> str:

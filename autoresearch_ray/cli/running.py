@@ -30,6 +30,13 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--gpus-per-worker", "N", float, "GPUs of one worker: a share such as 0.5, several, or 0 for the CPU."),
     ("--lanes", "N", str, "Branches that take turns on one worker; `auto` keeps its GPU busy."),
     ("--monitor", "NAME", str, "What reads the device: auto, nvml, cpu or none."),
+    (
+        "--sandbox",
+        "auto|bwrap|none",
+        click.Choice(["auto", "bwrap", "none"]),
+        "Run evaluations and agents in bubblewrap; `auto` does where it works.",
+    ),
+    ("--disk-gb", "N", float, "Gigabytes that one evaluation may write."),
     ("--policy", "NAME", str, "What is kept: bayes, confirm or greedy."),
     ("--every", "N", int, "Verdicts of a lane between two moves onto the best."),
     ("--experiments", "N", int, "Stop after so many experiments."),
@@ -65,6 +72,7 @@ def _options(function: Any) -> Any:
 @click.command(epilog="Example: autoresearch-ray run program.md --agent claude --hours 8")
 @click.argument("program", type=click.Path(path_type=Path), default=Path("program.md"))
 @_options
+@click.option("--network/--no-network", default=None, help="Leave evaluations in a sandbox the network.")
 @click.option("--allow-dirty", is_flag=True, default=None, help="Start from HEAD although files in scope are changed.")
 def run(program: Path, as_job: bool | None, as_json: bool, **flags: Any) -> None:
     """Run PROGRAM (default: program.md here). Running a tag again takes the run up where it ended.
@@ -100,6 +108,8 @@ def _drive(session: Session, as_json: bool) -> None:
     with session, live.view(as_json=as_json) as view:
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
+        if session.sandbox:
+            click.echo(f"sandbox: {session.sandbox}", err=True)
         told = _warn(session, 0)
         interrupts = _Interrupts()
         try:
