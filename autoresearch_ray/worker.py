@@ -24,6 +24,7 @@ from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AgentError, GpuError, SetupError
 from autoresearch_ray.evaluator import Evaluator, allowed
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop
+from autoresearch_ray.pace import Pace
 from autoresearch_ray.ports import Agent, AgentSetup, Desk, Monitor, Reply, Signals, Welcome, named
 from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.slot import Slot
@@ -91,7 +92,7 @@ class Worker:
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"
             with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
-                self._seat_the_first()
+                self._begin(0)
                 self._wait_for_lanes()
         finally:
             trees.remove(self._folder)
@@ -119,7 +120,7 @@ class Worker:
             store=self._store,
             folder=self._folder,
             shared=node / "setup",
-            slot=Slot(self.gpus, self.cores),
+            slot=Slot(self.gpus, self.cores, Pace(None if options.lanes == "auto" else options.lanes)),
             monitor=monitor,
             environ=self._environ,
         )
@@ -131,29 +132,19 @@ class Worker:
             "AUTORESEARCH_OWNER": self._environ["AUTORESEARCH_OWNER"],
         }
 
-    def _seat_the_first(self) -> None:
-        """One lane, or as many as are asked for."""
-        lanes = self._welcome.program.options.lanes
-        for number in range(1 if lanes == "auto" else lanes):
-            self._begin(number)
-
     def _begin(self, number: int) -> None:
         lane = lane_name(self._welcome.program.options, self.index, number)
         self._evaluator.slot.seat(lane)
         self._lanes[number] = self._pool.submit(self._lane, lane)
-        self._lanes[number].add_done_callback(self._ended)
-
-    def _ended(self, lane: Future[None]) -> None:
-        """One that failed is found with the next look in any case: others may be just about to measure."""
-        if lane.exception() is None:
-            self._look.set()
+        self._lanes[number].add_done_callback(lambda _: self._look.set())
 
     def _wait_for_lanes(self) -> None:
         while working := [each for each in self._lanes.values() if not each.done()]:
             self._look.wait(_LOOK_SECONDS)
             self._look.clear()
             if any(each.done() and each.exception() for each in self._lanes.values()):
-                self.signals.drain.set()  # no lane is added any more
+                wait(working, timeout=_LOOK_SECONDS)  # those with a tree ready begin to measure, and may finish that
+                self.signals.drain.set()
                 wait(working)
             self._grow()
         for each in self._lanes.values():
@@ -164,13 +155,10 @@ class Worker:
         slot waits for its agents: but more of them do not mend one that fails."""
         if self.signals.drain.is_set():
             return
-        options = self._welcome.program.options
         unfinished, self._unfinished = self._unfinished, ()
         for number in range(len(_LETTERS)):
-            if lane_name(options, self.index, number) in unfinished and self._is_free(number):
+            if lane_name(self._welcome.program.options, self.index, number) in unfinished and self._is_free(number):
                 self._begin(number)
-        if options.lanes != "auto":
-            return
         while not (self._ends or self._failing) and self._evaluator.slot.is_short():
             free = (number for number in range(len(_LETTERS)) if self._is_free(number))
             self._begin(next(free))
@@ -184,7 +172,7 @@ class Worker:
         failure = attempt.measurement.failure
         if attempt.kind == "propose":
             self._failing = failure is not None and failure.kind in IDLE_AGENT
-        rests = self._welcome.program.options.lanes == "auto" and self._evaluator.slot.spares(attempt.lane)
+        rests = self._evaluator.slot.spares(attempt.lane)
         reply = self.desk.submit(replace(attempt, rests=rests), bundle, logs)
         self._told(attempt.lane, reply.order, rests)
         return reply
