@@ -34,6 +34,7 @@ class _Lane:
 class Pace:
     """What the lanes of one slot have taken of late. Not thread-safe."""
 
+    wanted: int | None = None  # so many lanes, whatever they take
     _lanes: dict[str, _Lane] = field(default_factory=dict)
     _turns: deque[float] = field(default_factory=lambda: deque(maxlen=_MEMORY))
     _evaluations: deque[float] = field(default_factory=lambda: deque(maxlen=_MEMORY))
@@ -80,8 +81,10 @@ class Pace:
         While nothing is known, one of them should be proposing: the base that others measure is its parent anyhow.
         """
         lanes = self._lanes.values()
-        if len(lanes) >= MOST or not all(each.ordered for each in lanes):
+        if len(lanes) >= (self.wanted or MOST) or not all(each.ordered for each in lanes):
             return False
+        if self.wanted:
+            return True
         turns = self._lately(now)
         if not turns or not self._evaluations:
             return not any(each.proposes for each in lanes)
@@ -89,7 +92,7 @@ class Pace:
 
     def spare(self, now: float) -> bool:
         """Whether one lane fewer would do."""
-        if len(self._lanes) < 2 or not self._turns or not self._evaluations:
+        if self.wanted or len(self._lanes) < 2 or not self._turns or not self._evaluations:
             return False
         return idle_share(len(self._lanes) - 1, self._lately(now), self._evaluations) < _SPARE
 

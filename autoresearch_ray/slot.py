@@ -19,47 +19,47 @@ class Slot:
 
     gpus: tuple[str, ...]
     cores: int
+    pace: Pace = field(default_factory=Pace)
     clock: SlotClock = field(default_factory=SlotClock)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    _pace: Pace = field(default_factory=Pace, init=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _pacing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextmanager
     def taken(self, lane: str) -> Iterator[None]:
         """The slot is this lane's alone, as soon as it is free."""
         with self._pacing:
-            self._pace.arrived(lane, time.monotonic())
+            self.pace.arrived(lane, time.monotonic())
         with self.lock:
             with self._pacing:
-                self._pace.took(lane, time.monotonic())
+                self.pace.took(lane, time.monotonic())
             try:
                 yield
             finally:
                 with self._pacing:
-                    self._pace.left(lane, time.monotonic())
+                    self.pace.left(lane, time.monotonic())
 
     def seat(self, lane: str) -> None:
         """Somebody sits down on the lane, and has no order yet."""
         with self._pacing:
-            self._pace.came(lane, time.monotonic())
+            self.pace.came(lane, time.monotonic())
 
     def told(self, lane: str, order: Order) -> None:
         """The lane has its next order; after a Stop nobody sits there any more."""
         with self._pacing:
             if isinstance(order, Stop):
-                self._pace.gone(lane)
+                self.pace.gone(lane)
             else:
-                self._pace.ordered(lane, isinstance(order, Propose), time.monotonic())
+                self.pace.ordered(lane, isinstance(order, Propose), time.monotonic())
 
     def is_short(self) -> bool:
         """Whether the lanes that sit here leave the slot idle, so that one more should begin."""
         with self._pacing:
-            return self._pace.short(time.monotonic())
+            return self.pace.short(time.monotonic())
 
     def spares(self, lane: str) -> bool:
         """Whether the slot is as busy without this lane, which then counts as gone until it is told something."""
         with self._pacing:
-            spare = self._pace.spare(time.monotonic())
+            spare = self.pace.spare(time.monotonic())
             if spare:
-                self._pace.gone(lane)
+                self.pace.gone(lane)
             return spare

@@ -24,6 +24,7 @@ from autoresearch_ray.checkup import Checkup
 from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
+from autoresearch_ray.pace import Pace
 from autoresearch_ray.ports import (
     Agent,
     AgentSetup,
@@ -110,7 +111,7 @@ class Worker:
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"
             with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
-                self._seat_the_first()
+                self._begin(0)
                 self._wait_for_lanes()
         finally:
             trees.remove(self.folder)
@@ -131,7 +132,7 @@ class Worker:
             store=self.store,
             folder=self.folder,
             shared=scratch(self.welcome) / "setup",
-            slot=Slot(self.gpus, self.cores, self._clock),
+            slot=Slot(self.gpus, self.cores, Pace(None if options.lanes == "auto" else options.lanes), self._clock),
             monitor=monitor,
             environ=self.environ,
             walls=self._walls,
@@ -166,29 +167,19 @@ class Worker:
             environ=self._agent_environ(),
         )
 
-    def _seat_the_first(self) -> None:
-        """One lane, or as many as are asked for."""
-        lanes = self.welcome.program.options.lanes
-        for number in range(1 if lanes == "auto" else lanes):
-            self._begin(number)
-
     def _begin(self, number: int) -> None:
         lane = lane_name(self.welcome.program.options, self.index, number)
         self._evaluator.slot.seat(lane)
         self._lanes[number] = self._pool.submit(self._lane, lane)
-        self._lanes[number].add_done_callback(self._ended)
-
-    def _ended(self, lane: Future[None]) -> None:
-        """One that failed is found with the next look in any case: others may be just about to measure."""
-        if lane.exception() is None:
-            self._look.set()
+        self._lanes[number].add_done_callback(lambda _: self._look.set())
 
     def _wait_for_lanes(self) -> None:
         while working := [each for each in self._lanes.values() if not each.done()]:
             self._look.wait(_LOOK_SECONDS)
             self._look.clear()
             if any(each.done() and each.exception() for each in self._lanes.values()):
-                self.signals.drain.set()  # no lane is added any more
+                wait(working, timeout=_LOOK_SECONDS)  # those with a tree ready begin to measure, and may finish that
+                self.signals.drain.set()
                 wait(working)
             self._grow()
         for each in self._lanes.values():
@@ -204,8 +195,6 @@ class Worker:
         for number in range(len(_LETTERS)):
             if lane_name(options, self.index, number) in unfinished and self._is_free(number):
                 self._begin(number)
-        if options.lanes != "auto":
-            return
         while not (self._ends or self._failing) and self._evaluator.slot.is_short():
             free = (number for number in range(len(_LETTERS)) if self._is_free(number))
             self._begin(next(free))
@@ -219,7 +208,7 @@ class Worker:
         failure = attempt.measurement.failure
         if attempt.kind == "propose":
             self._failing = failure is not None and failure.kind in IDLE_AGENT
-        rests = self.welcome.program.options.lanes == "auto" and self._evaluator.slot.spares(attempt.lane)
+        rests = self._evaluator.slot.spares(attempt.lane)
         attempt = replace(attempt, rests=rests)
         reply = self._ask(lambda: self.desk.submit(replace(attempt, spent=self._clock.spent()), bundle, logs))
         self._told(attempt.lane, reply.order, rests)
