@@ -483,7 +483,7 @@ class Board:
         if lane in fork.lanes:
             fork.lanes[lane] = replace(fork.lanes[lane])
         fork.counts = self.counts.copy()
-        fork.account = self.account.fork()
+        fork.account = Account(self.opened.at)  # nothing is decided by where the time went
         fork.effects = copy.copy(self.effects)
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()
