@@ -11,7 +11,7 @@ how old it is; from then on it goes by the worker's clock. So the parts of a slo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from autoresearch_ray.model import Spent, Use
@@ -38,16 +38,16 @@ PARTS: Mapping[Part, tuple[Use, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slot:
     """The account of one slot: lives of its worker that are over, times between them, and the present life."""
 
-    past: Mapping[Use, float]
-    life: Mapping[Use, float]
-    name: float | None  # of the present life
-    start: float  # of that
-    then: Use  # what the slot does from the end of its latest report on
+    start: float  # of the present life, or from when on nobody is there
     began: float | None  # when this session began; None if the slot has no part in it
+    name: float | None = None  # of the present life
+    life: Mapping[Use, float] = field(default_factory=dict)
+    past: Mapping[Use, float] = field(default_factory=dict)
+    then: Use = Use.STARTING  # what the slot does from the end of its latest report on
     wall_before: float = 0.0  # of earlier sessions
 
     @property
@@ -64,11 +64,11 @@ class Slot:
         rest = {} if self.began is None else {self.then: max(0.0, now - self.until)}
         return together((self.past, self.life, rest))
 
-    def over(self, at: float) -> Slot:
-        """The slot once its present life is over; what comes after its last report, until `at`, is down."""
+    def end(self, at: float) -> None:
+        """The present life is over; what comes after its last report, until `at`, is down."""
         down = Use.DIED if self.then is Use.UNREPORTED else self.then
-        past = together((self.past, self.life, {down: max(0.0, at - self.until)}))
-        return replace(self, past=past, life={}, name=None, start=at)
+        self.past = together((self.past, self.life, {down: max(0.0, at - self.until)}))
+        self.life, self.name, self.start = {}, None, at
 
 
 class Account:
@@ -81,51 +81,49 @@ class Account:
 
     def report(self, spent: Spent | None) -> None:
         """A report of a worker's present life. One of an earlier life, or that was overtaken, comes too late."""
-        slot = self.slots.get(spent.worker) if spent else None
-        if spent is None or slot is None or slot.name != spent.since:
-            return
-        if sum(spent.seconds.values()) >= sum(slot.life.values()):
-            self.slots[spent.worker] = replace(slot, life=spent.seconds)
+        slot = self._living(spent)
+        if spent and slot and sum(spent.seconds.values()) >= sum(slot.life.values()):
+            slot.life = spent.seconds
 
     def seated(self, spent: Spent | None, at: float) -> None:
         """A lane sits down. The first one of a new life tells when that began: until then the slot was down."""
         if spent is None:
             return
         began = self._session_began
-        slot = self.slots.get(spent.worker) or Slot({}, {}, None, began, Use.STARTING, None)
+        slot = self.slots.setdefault(spent.worker, Slot(began, began))
         if slot.began is None:
-            slot = replace(slot, start=began, then=Use.STARTING, began=began)
+            slot.start, slot.began, slot.then = began, began, Use.STARTING
         if slot.name != spent.since:
-            slot = slot.over(at - sum(spent.seconds.values()))
-        self.slots[spent.worker] = replace(slot, name=spent.since, then=Use.UNREPORTED)
+            slot.end(at - sum(spent.seconds.values()))
+            slot.name, slot.then = spent.since, Use.UNREPORTED
         self.report(spent)
 
     def left(self, spent: Spent) -> None:
         """The last report of a worker that has come to its end."""
         self.report(spent)
-        slot = self.slots.get(spent.worker)
-        if slot is not None and slot.name == spent.since:
-            self.slots[spent.worker] = replace(slot, then=Use.FINISHED)
+        if slot := self._living(spent):
+            slot.then = Use.FINISHED
 
     def died(self, worker: int) -> None:
         """The worker is gone without a word."""
         slot = self.slots.get(worker)
         if slot is not None and slot.then is Use.UNREPORTED:
-            self.slots[worker] = replace(slot, then=Use.DIED)
+            slot.then = Use.DIED
 
     def resumed(self, ended: float, at: float) -> None:
         """A session `ended`, and another one begins."""
-        for worker, slot in self.slots.items():
+        for slot in self.slots.values():
             if slot.began is not None:
-                wall = slot.wall_seconds(ended)
-                self.slots[worker] = replace(slot.over(ended), began=None, wall_before=wall)
+                slot.wall_before, slot.began = slot.wall_seconds(ended), None
+                slot.end(ended)
         self._session_began = at
 
-    def fork(self) -> Account:
-        """The same to try events on."""
-        fork = Account(self._session_began)
-        fork.slots = dict(self.slots)
-        return fork
+    def _living(self, spent: Spent | None) -> Slot | None:
+        """The slot that `spent` is of, if that life of its worker is the present one."""
+        if spent is None:
+            return None
+        slot = self.slots.get(spent.worker)
+        return slot if slot is not None and slot.name == spent.since else None
 
     # --- Reading -----------------------------------------------------------------------------------------------------
 

@@ -597,7 +597,7 @@ class Board:
             dict(self.retired),
         )
         fork.counts = self.counts.copy()
-        fork.account = self.account.fork()
+        fork.account = Account(self.opened.at)  # nothing is decided by where the time went
         fork.effects = copy.copy(self.effects)
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()

@@ -43,7 +43,7 @@ def _full(attempt: Attempt) -> Attempt:
     failure = Failure(FailureKind.CRASH, "exit status 1", _TAIL) if attempt.measurement.failure else None
     measurement = replace(attempt.measurement, failure=failure, exit_code=bool(failure), resources=resources)
     usage = Usage(31.5, 21034, 1203, 0.0612) if attempt.line else Usage()
-    spent = Spent(int(attempt.lane.removeprefix("gpu")), 0.0, {use: round(33.333 * number, 3) for use in _USES})
+    spent = Spent(int(attempt.lane.removeprefix("gpu")), 0.0, dict.fromkeys(_USES, number + 0.125))
     return replace(
         attempt,
         spent=spent,
