@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autoresearch_ray.agents
+from autoresearch_ray.agents._state import recall, remember
 from autoresearch_ray.agents._trouble import trouble_in
 from autoresearch_ray.agents.claude import Claude
 from autoresearch_ray.agents.codex import Codex
@@ -404,6 +405,18 @@ def test_an_experiment_that_is_made_again_gets_the_same_line(checkout: Path) -> 
         assert propose(Scripted, checkout, id="gpu0-4", agent_command=script).idea == "one"
         (checkout / "a").unlink()
     assert propose(Scripted, checkout, id="gpu0-5", agent_command=script).idea == "two"
+
+
+def test_what_an_agent_remembers_is_replaced_whole_so_that_a_kill_leaves_the_old(tmp_path: Path) -> None:
+    """Written in place, a file that a kill cut short had ended the lane's agent for good."""
+    path = tmp_path / "agents" / "gpu0" / "place.json"
+    assert recall(path, "nothing yet") == "nothing yet"
+    remember(path, {"line": 1})
+    path.with_suffix(".new").write_text('{"li')  # as a kill leaves it
+    with path.open() as before:
+        remember(path, {"line": 2})
+        assert json.load(before) == {"line": 1}
+    assert recall(path, None) == {"line": 2} and [each.name for each in path.parent.iterdir()] == ["place.json"]
 
 
 def test_each_lane_plays_the_script_of_its_own_name_in_a_folder(checkout: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoresearch_ray.agents import _constants
+from autoresearch_ray.agents._state import recall, remember
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Direction, Options, Past, Proposal, Scalar, Status, Trouble, TroubleKind
 from autoresearch_ray.ports import AgentSetup
@@ -71,11 +72,10 @@ class Knobs:
 
     def _remember(self, current: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """The first value of each knob. One that is new, or was rewritten as another kind of value, starts now."""
-        known = json.loads(self._firsts.read_text(encoding="utf-8")) if self._firsts.exists() else {}
+        known = recall(self._firsts, {})
         firsts = {name: known[name] if _alike(known.get(name), value) else value for name, value in current.items()}
         if known | firsts != known:
-            self._firsts.parent.mkdir(parents=True, exist_ok=True)
-            self._firsts.write_text(json.dumps(known | firsts), encoding="utf-8")
+            remember(self._firsts, known | firsts)
         return firsts
 
 

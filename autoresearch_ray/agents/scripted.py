@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoresearch_ray.agents._state import recall, remember
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind
@@ -60,13 +61,10 @@ class Scripted:
 
     def _next(self, experiment: str) -> int:
         """Which line `experiment` gets, from 0."""
-        place: dict[str, Any] = {"experiment": "", "line": -1}
-        if self._place.exists():
-            place = json.loads(self._place.read_text(encoding="utf-8"))
+        place = recall(self._place, {"experiment": "", "line": -1})
         if place["experiment"] != experiment:
             place = {"experiment": experiment, "line": place["line"] + 1}
-            self._place.parent.mkdir(parents=True, exist_ok=True)
-            self._place.write_text(json.dumps(place), encoding="utf-8")
+            remember(self._place, place)
         return int(place["line"])
 
     def _noted(self, log: Path, proposal: Proposal) -> Proposal:
