@@ -600,3 +600,47 @@ def test_call_says_when_a_command_takes_too_long_or_does_not_exist() -> None:
         process.call(["sleep", "300"], environ=PATH, timeout_seconds=0.2)
     with pytest.raises(FileNotFoundError):
         process.call(["no-such-program"], environ=PATH)
+
+
+# What Ray is to us: a process that was not started by `run`, with a child that outlives it and wipes its environment,
+# and by chance somebody who reads the log.
+LEASHED = """
+import os, subprocess, sys
+from pathlib import Path
+from autoresearch_ray import process
+folder = Path(sys.argv[1])
+with process.leash(f"*/session_*_{os.getpid()}/logs/out") as variables:
+    logs = folder / f"session_1_{os.getpid()}" / "logs"
+    logs.mkdir(parents=True)
+    sleep = ["/bin/sleep", "300"]
+    alone = {"env": {}, "start_new_session": True}
+    with (logs / "out").open("a") as log, (logs / "out").open() as reading, (logs / "other").open("a") as other:
+        tagged = subprocess.Popen(sleep, stdout=subprocess.DEVNULL, env=variables, start_new_session=True)
+        writer = subprocess.Popen(sleep, stdout=log, **alone)
+        reader = subprocess.Popen(sleep, stdin=reading, stdout=subprocess.DEVNULL, **alone)
+        another = subprocess.Popen(sleep, stdout=other, **alone)
+    print(tagged.pid, writer.pid, reader.pid, another.pid, flush=True)
+    sys.stdin.read()
+print(os.getpid(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "leaves"])
+def test_a_leash_ends_what_carries_its_tag_or_writes_its_log_and_nobody_else(tmp_path: Path, killed: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LEASHED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        tagged, writer, *others = map(int, driver.stdout.readline().split())
+        try:
+            assert all(map(alive, (tagged, writer, *others)))
+            if killed:
+                driver.kill()
+            else:
+                said, _ = driver.communicate("", timeout=60)
+                assert said == f"{driver.pid}\n"
+            wait_for(lambda: not alive(tagged) and not alive(writer), "both are gone")
+            assert all(map(alive, others))
+        finally:
+            for each in others:
+                os.kill(each, signal.SIGKILL)
