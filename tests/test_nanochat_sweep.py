@@ -81,7 +81,9 @@ def test_the_baseline_learns_the_language_in_a_few_seconds(nanochat_data: Path) 
 
 
 @pytest.mark.slow
-def test_an_experiment_of_each_worker_over_ray_by_the_driver(example: Path, nanochat_data: Path, temporary: Path) -> None:
+def test_an_experiment_of_each_worker_over_ray_by_the_driver(
+    example: Path, nanochat_data: Path, temporary: Path
+) -> None:
     text = (example / "cpu.md").read_text()  # a tag: the proposals follow from it, and are the same every day
     for usual, short in (("{experiments: 40}", "{experiments: 2}\ntag: two"), ("20 seconds", "2 seconds")):
         assert usual in text
