@@ -171,7 +171,7 @@ def test_kill_dash_nine_of_the_driver_loses_no_finished_experiment_and_leaves_no
     with subprocess.Popen([*RUN, str(toy.folder / "program.md")], stderr=subprocess.DEVNULL) as driver:
         until(lambda: measured(toy) >= 6)
         driver.send_signal(signal.SIGKILL)
-    until(lambda: not processes_of(temporary), 10)
+    until(lambda: not processes_of(temporary), 60)
     before = attempts(toy)
     assert len(before) >= 6
     board = board_of(toy)
