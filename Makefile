@@ -13,13 +13,15 @@ BIN := $(VENV)/bin
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-$(VENV)/.demo: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make demo PYTHON=/path/to/python3"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.demo
+$(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
@@ -27,7 +29,7 @@ demo: $(VENV)/.demo  ## a real sweep on this machine's CPU, in under three minut
 	$(BIN)/python examples/quickstart/demo.py
 
 test: $(VENV)/.test  ## the test suite, every layer for real
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.test  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -39,9 +41,7 @@ bench: $(VENV)/.test  ## the numbers of the README
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.board
 
-$(VENV)/.nanochat: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make nanochat PYTHON=/path/to/python3"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.nanochat: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nanochat]' '$(TORCH)'
 	@touch $@
 

@@ -7,10 +7,11 @@ It runs as `python -I -S` and imports only what it needs of the standard library
 - becomes a child subreaper, so that what the command detaches stays below it;
 - holds one end of a socket whose other end the worker alone holds: end of file means that the worker is dead;
 - keeps the deadline and writes the log, so that both hold even while the worker is frozen;
-- kills all descendants until none is left, then everything whose environment carries the tag of this run.
+- kills all descendants until none is left, then everything whose environment carries the tag of this run, or that
+  writes to a file by which such processes are known.
 """
 
-# ruff: noqa: PTH108, PTH123, PTH208, SIM105
+# ruff: noqa: PTH108, PTH115, PTH123, PTH208, SIM105
 
 from __future__ import annotations
 
@@ -97,6 +98,35 @@ def carrying(variable: str, value: str) -> set[int]:
     return {pid for pid in pids() if entry in b"\0" + read(f"/proc/{pid}/environ") + b"\0"} - {os.getpid()}
 
 
+def writing(pattern: str) -> set[int]:
+    """The processes, other than this one, that have a file open for writing whose path matches `pattern`, a glob.
+
+    A process may overwrite its own environment, as setproctitle does; a descriptor that it inherited stays.
+    """
+    from fnmatch import fnmatchcase  # imports `re`, 5 ms, for the one guardian of a whole run
+
+    found = set()
+    for pid in pids():
+        for descriptor in descriptors(pid):
+            try:
+                path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            except OSError:
+                continue  # closed meanwhile
+            if fnmatchcase(path, pattern):
+                flags = read(f"/proc/{pid}/fdinfo/{descriptor}").partition(b"flags:")[2].split()
+                if flags and int(flags[0], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    found.add(pid)
+    return found - {os.getpid()}
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, empty when it is gone or is not ours to look at."""
+    try:
+        return os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+
+
 def kill(doomed: Iterable[int], number: int) -> None:
     """Send the signal `number` to all of these that are still there and ours."""
     for pid in doomed:
@@ -108,7 +138,11 @@ def kill(doomed: Iterable[int], number: int) -> None:
 
 def kill_carrying(variable: str, value: str) -> set[int]:
     """SIGKILL, once, what carries the variable and what descends from it. Returns these processes."""
-    found = carrying(variable, value)
+    return kill_with_descendants(carrying(variable, value))
+
+
+def kill_with_descendants(found: set[int]) -> set[int]:
+    """SIGKILL these processes, once, and what descends from them. Returns them all."""
     if found:
         found = (found | below(found, parents())) - {os.getpid()}
         kill(found, signal.SIGKILL)
@@ -205,6 +239,7 @@ class Guard:
     def __init__(self, control: int, order: dict[str, Any]) -> None:
         self.control = control
         self.tag: str = order["tag"]
+        self.written: str = order["written"]  # a glob: who writes to such a file is killed as if it carried the tag
         self.grace: float = order["grace"]
         self.walled: bool = order["walled"]
         self.folders: list[str] = order["folders"]
@@ -310,7 +345,8 @@ class Guard:
         next is always our child, and may be gone before a search through thousands of processes is over.
         """
         if not self.reap():
-            return kill_carrying(RUN, self.tag) or None
+            ours = carrying(RUN, self.tag) | (writing(self.written) if self.written else set())
+            return kill_with_descendants(ours) or None
         me = os.getpid()
         pairs = []
         for pid, parent in parents():

@@ -97,6 +97,7 @@ def run(
         "cwd": os.fsencode(cwd.absolute()),
         "environ": {os.fsencode(key): os.fsencode(value) for key, value in {**environ, RUN: tag}.items()},
         "tag": tag,
+        "written": "",
         "log": str(log.absolute()),
         "stdout": str(stdout.absolute()) if stdout else "",
         "timeout": timeout_seconds,
@@ -215,10 +216,12 @@ def _deaf() -> Iterator[None]:
 
 
 @contextmanager
-def leash() -> Iterator[dict[str, str]]:
+def leash(written: str = "") -> Iterator[dict[str, str]]:
     """Variables for the environment of processes that are to die with this one, however it dies; leaving ends them too.
 
     For those that `run` does not start, such as Ray's own: killed with SIGKILL, a driver leaves two of them for good.
+    These two also wipe their environment, up to a place that differs from start to start. So who has a file open for
+    writing whose path matches the glob `written` dies as well.
     """
     tag = secrets.token_hex(8)
     with _guarded(tag, Path(os.devnull), None, b"") as (end, _):
@@ -227,6 +230,7 @@ def leash() -> Iterator[dict[str, str]]:
             "cwd": b"/",
             "environ": {b"PATH": os.fsencode(os.defpath), RUN.encode(): tag.encode()},
             "tag": tag,
+            "written": written,
             "log": os.devnull,
             "stdout": "",
             "timeout": float("inf"),

@@ -302,7 +302,9 @@ class Session:
             slots = _local_slots(options, self._environ)
             return lambda: LocalCrew(self.folder, slots, self._environ)
         if options.address is None and "ray" not in sys.modules:
-            os.environ.update(_single_box(os.environ) | held.enter_context(process.leash()))
+            # The raylet hands its log on to all that it starts, and names the folder of it after this process.
+            leash = held.enter_context(process.leash(f"*/session_*_{os.getpid()}/logs/raylet.out"))
+            os.environ.update(_single_box(os.environ) | leash)
         from autoresearch_ray import actors  # imports Ray, which takes half a second
 
         cluster = actors.Cluster(options.address)

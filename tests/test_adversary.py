@@ -62,7 +62,7 @@ def agent(toy: Toy, code: str, experiments: int = 1, **program: str) -> Path:
     return toy.program(agent="command", workers=1, more=more, **program)
 
 
-def drive(toy: Toy, *flags: str, seconds: float = 40.0) -> subprocess.CompletedProcess[str]:
+def drive(toy: Toy, *flags: str, seconds: float = 100.0) -> subprocess.CompletedProcess[str]:
     argv = [*RUN, str(toy.folder / "program.md"), *flags]
     here = Path(__file__).parents[1]
     return subprocess.run(argv, cwd=here, capture_output=True, text=True, errors="replace", timeout=seconds)
@@ -236,7 +236,7 @@ def test_a_candidate_that_takes_its_log_away_fails_alone(toy: Toy, become: str) 
     spoil = f"import glob, os\nfor log in glob.glob('../*.log'):\n    os.remove(log)\n    {become}\n"
     agent(toy, f"open('train.py', 'a').write({spoil!r})\nprint('idea: spoil')", 3)
     try:
-        done = drive(toy, seconds=12)
+        done = drive(toy)
     except subprocess.TimeoutExpired:
         pytest.fail("it hangs")
     assert done.returncode == 0, done.stderr
@@ -381,7 +381,7 @@ def test_a_stop_file_stops_the_run_whatever_is_in_it(toy: Toy) -> None:
         assert driver.stderr is not None and "begins" in driver.stderr.readline()
         (toy.run_folder() / "stop").write_bytes(b"\xff\xfe\x00")
         said = driver.stderr.read()
-        assert driver.wait(20) == 0, said
+        assert driver.wait(60) == 0, said
     closed = board_of(toy).closed
     assert closed is not None and "asked" in closed.reason
 
@@ -433,7 +433,7 @@ def test_a_run_that_is_ended_again_and_again_loses_nothing(toy: Toy, temporary: 
                 driver.kill()
             else:
                 os.killpg(driver.pid, signal.SIGINT)
-                assert driver.wait(20) == 130, driver.stderr.read()
+                assert driver.wait(60) == 130, driver.stderr.read()
         after = attempts(toy)
         assert after[: len(before)] == before
         before = after

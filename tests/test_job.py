@@ -202,7 +202,7 @@ while not (here / "go").exists() and time.monotonic() < deadline:
     follower = Follower(tmp_path, body, environ)
     follower.wait_for_job()
     follower.process.send_signal(number)
-    status = follower.process.wait(30)
+    status = follower.process.wait(60)
     if number is signal.SIGINT:
         assert status == 130
         assert f"ray job logs --follow {follower.job}" in follower.err
@@ -211,7 +211,7 @@ while not (here / "go").exists() and time.monotonic() < deadline:
         assert status == -number
     assert not (follower.folder / "done").exists()
     (follower.folder / "go").touch()
-    until((follower.folder / "done").exists, "the job goes on", 20)
+    until((follower.folder / "done").exists, "the job goes on", 60)
 
 
 @pytest.mark.slow

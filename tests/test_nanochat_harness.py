@@ -627,6 +627,8 @@ def test_two_processes_share_the_rows_and_learn_what_one_would(
         "def step(model, run, inputs, targets):\n"
         "    print(f'rank {run.rank} of {run.world} has {tuple(inputs.shape)} from {inputs[:, 1].tolist()};')\n"
         "    return own(model, run, inputs, targets)\n"
+        "import atexit\n"
+        "atexit.register(os.abort)\n"  # as threads may that are left over: the way out of Python is no part of a run
     )
     status, log = ended(started(tmp_path, data, HONEST + tells, "--launch", TORCHRUN, STEPS=4, SEED=1))
     printed = summary(status, log)

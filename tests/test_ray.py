@@ -140,7 +140,7 @@ def test_kill_dash_nine_of_the_driver_over_ray(toy: Toy, temporary: Path) -> Non
 
 def _all_gone(temporary: Path) -> None:
     """No evaluation, no agent, and nothing of Ray is left."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     while left := processes_of(temporary):
         assert time.monotonic() < deadline, f"still there: {[_command(each) for each in left]}"
         time.sleep(0.05)

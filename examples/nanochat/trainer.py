@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ class Run:
             return torch.cuda.max_memory_allocated() / 2**20
         return torch.mps.driver_allocated_memory() / 2**20 if self.device.type == "mps" else 0.0
 
-    def serve(self) -> None:
+    def serve(self) -> NoReturn:
         """Build and train as the referee says, then answer its questions until it ends this process."""
         self._send(type=self.device.type, name=self._name, world=self.world)
         order = [self._receive() if self._link is not None else {}]
@@ -194,6 +194,11 @@ class Run:
             torch.distributed.destroy_process_group()
         while self._link is not None:
             self._answer(self._receive()["rows"])
+        # Nor do the others leave by themselves. What train.py imports may hold on to the group: the functions of
+        # torch.distributed.nn, which flex_attention brings along, have it as a default. Then the threads of gloo are
+        # there to the end, and one that wants Python while the interpreter is taken down aborts the process.
+        while True:
+            signal.pause()
 
 
 def guard_files(folder: Path, readable: list[str]) -> None:
@@ -267,7 +272,6 @@ def main() -> int:
         if link is not None:
             link.send_bytes(json.dumps({"failed": text.splitlines()[0][:2000]}).encode())
         raise SystemExit(1) from None
-    return 0
 
 
 if __name__ == "__main__":
