@@ -166,8 +166,8 @@ class Board:
 
     def error(self, commit: str) -> float | None:
         """The standard error of the commit's mean; None while the noise is not known."""
-        score = self.score(commit)
-        return None if score is None or self.noise is None else self.noise / math.sqrt(score.n)
+        score, deviation = self.score(commit), self.evidence.deviation(commit)
+        return None if score is None or deviation is None else deviation / math.sqrt(score.n)
 
     def compared(self, commit: str, device_class: str) -> int:
         """How many candidates were measured against `commit` on this class."""

@@ -321,9 +321,20 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
     if board.evidence.times(commit) + under_way < draft.policy.confirmations:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
-    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed else 1):
-        return draft.remeasure(commit, f"it would be the best: {standing.reason}")
+    if standing and standing.call == "again" and under_way + draft.under_way[best] < (_AT_ONCE if board.closed else 1):
+        return draft.remeasure(_less_sure(draft, commit, best), f"it would be the best: {standing.reason}")
     return None
+
+
+def _less_sure(draft: Draft, commit: str, best: str) -> str:
+    """Which of the two is known less well on this class of devices, with what is under way."""
+
+    def variance(each: str) -> float:
+        score = draft.board.evidence.on(each, draft.device_class)
+        sigma = draft.board.evidence.sigma(draft.device_class, each) or 0.0
+        return sigma**2 / (score.n + draft.under_way[each]) if score else 0.0
+
+    return best if variance(best) > variance(commit) else commit
 
 
 def _measures(lane: Lane, commit: str, places: set[tuple[int, str]]) -> bool:

@@ -78,6 +78,12 @@ class Case:
     worth: float  # the gain to be expected of one evaluation spent on something new
     lead: float | None  # the gain over the published best
     lines: int  # net lines added against the parent
+    own: float = 0.0  # the noise of the candidate itself, where that is far beyond `sigma`; else 0
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of one more measurement of the candidate."""
+        return max(self.sigma, self.own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,10 @@ def _judgement(
     for each in board.program.eval.also:
         evidence = board.others[each.name]
         gain, sigma = evidence.gain(commit, over), evidence.sigma(draft.device_class) or 0.0
+        noise = evidence.sigma(draft.device_class, commit) or 0.0
         if gain is not None:
             # Nothing is known of what changes do to it: as likely better as worse, by some noise.
-            scaled = Case(*gain, evidence.times(commit), sigma, (0.0, 2 * sigma), 0.0, None, candidate.lines)
+            scaled = Case(*gain, evidence.times(commit), sigma, (0.0, 2 * noise), 0.0, None, candidate.lines, noise)
             said[each.name] = (ask(scaled), *gain)
     for name, (_, gain_in, unsure) in said.items():
         if gain_in < -2 * unsure:
@@ -135,6 +136,7 @@ def _judgement(
 def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: float) -> Case:
     """`candidate` against `over`, for the policy."""
     board, sigma, commit = draft.board, draft.sigma, candidate.commit or ""
+    noise = board.evidence.sigma(draft.device_class, commit) or 0.0
     best = board.best
     leads = board.evidence.gain(commit, best.commit) if best and best.commit else None
     return Case(
@@ -142,10 +144,11 @@ def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: flo
         error=error,
         n=board.evidence.times(commit),
         sigma=sigma,
-        prior=_prior(board, candidate, over, sigma),
+        prior=_prior(board, candidate, over, noise),
         worth=math.inf if board.closed else board.effects.worth(sigma),
         lead=leads[0] if leads else None,
         lines=candidate.lines,
+        own=noise if noise > sigma else 0.0,
     )
 
 
@@ -175,7 +178,7 @@ def _broken(board: Board, commit: str) -> str:
         score, base = evidence.score(commit), evidence.score(evidence.base)
         if score is None:
             continue
-        unsure = 2 * (evidence.noise.sigma or 0.0) / math.sqrt(score.n)
+        unsure = 2 * (evidence.deviation(commit) or 0.0) / math.sqrt(score.n)
         if each.bound is not None and each.direction.gain(score.mean, each.bound) < -unsure:
             return f"{each.name} is {score.mean:.4g}, and the limit is {each.bound:.4g}"
         if each.limit is not None and base is not None:

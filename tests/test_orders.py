@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autoresearch_ray import ledger, orders
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.board import replay as replayed
-from autoresearch_ray.evidence import Evidence
+from autoresearch_ray.evidence import Evidence, Scatter
 from autoresearch_ray.model import (
     Also,
     Closed,
@@ -1071,7 +1071,9 @@ def plain(thing: object) -> object:
         return [plain(each) for each in thing]
     if isinstance(thing, Lane):
         return replace(thing)
-    return plain(vars(thing)) if isinstance(thing, Evidence | Noise | Effects | Pool) else thing  # the rest is frozen
+    return (
+        plain(vars(thing)) if isinstance(thing, Evidence | Scatter | Noise | Effects | Pool) else thing
+    )  # the rest is frozen
 
 
 def state(board: Board) -> dict[str, object]:
