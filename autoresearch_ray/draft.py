@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from functools import cached_property
 
@@ -68,6 +69,12 @@ class Draft:
             elif lane.pending is not None:
                 tried.update(self.board.experiments[lane.pending].picked)
         return frozenset(tried)
+
+    @property
+    def evaluations_left(self) -> float:
+        """Those that may still be ordered: the limit less what was measured and what is under way."""
+        limit = self.board.program.options.evaluations
+        return math.inf if limit is None else limit - self.board.evaluations - len(self.working)
 
     @property
     def gathering(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.board import Board
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
 from autoresearch_ray.model import (
@@ -43,8 +43,10 @@ from autoresearch_ray.verdicts import (
     PATIENCE,
     judge,
     leads,
+    measured_in,
     nominate,
     settle,
+    spare,
     standing_of_nominee,
     wanted_elsewhere,
 )
@@ -216,6 +218,11 @@ def _mend(draft: Draft) -> Order | None:
 # --- Limits ----------------------------------------------------------------------------------------------------------
 
 
+def _no_evaluation_is_left(draft: Draft) -> Order | None:
+    """The limit is strict: what is under way fills it."""
+    return Stop(f"{draft.board.program.options.evaluations} evaluations") if draft.evaluations_left <= 0 else None
+
+
 def _closed(draft: Draft) -> Order | None:
     closed = draft.board.closed
     return Stop(closed.reason) if closed else None
@@ -228,7 +235,7 @@ def _limit_is_reached(draft: Draft) -> None:
     hours = options.hours
     if options.experiments is not None and board.counted >= options.experiments:
         draft.stop(f"{options.experiments} experiments", finished=True)
-    elif options.evaluations is not None and board.evaluations + _to_come(draft) >= options.evaluations:
+    elif options.evaluations is not None and draft.evaluations_left <= _to_end(draft, options.evaluations):
         draft.stop(f"{options.evaluations} evaluations", finished=True)
     elif hours is not None and draft.board.elapsed_seconds(draft.now) + _ending_seconds(draft) >= hours * 3600:
         draft.stop(f"{hours:g} hours are over soon", finished=True)
@@ -240,10 +247,9 @@ def _limit_is_reached(draft: Draft) -> None:
         draft.stop(f"no new best in {options.plateau} experiments", finished=True)
 
 
-def _to_come(draft: Draft) -> int:
-    """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
-    ending = _claims(draft) + 4 * draft.policy.confirmations
-    return len(draft.working) + min(ending, (draft.board.program.options.evaluations or 0) // 4)
+def _to_end(draft: Draft, evaluations: int) -> int:
+    """Evaluations that ending the run will take: a nominee may want some more."""
+    return min(_claims(draft) + 4 * draft.policy.confirmations, evaluations // 4)
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -293,10 +299,16 @@ def _baseline_first(draft: Draft) -> Order | None:
         there = sum(each.seat.device_class == draft.device_class for each in measuring)
         known = [each for each in draft.others if each.calibrated] + measuring
         beside = any(each.seat.worker == lane.seat.worker for each in known)
-        if not beside and (here.n if here else 0) + there < _BASELINES:
+        if not beside and (here.n if here else 0) + there < _baselines(draft):
             return draft.remeasure(base, "the baseline")
     times = board.evidence.times(base) + draft.under_way[base]
     return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
+
+
+def _baselines(draft: Draft) -> int:
+    """Slots of one class that measure the base when they begin: of few evaluations, an eighth is enough for it."""
+    limit = draft.board.program.options.evaluations
+    return _BASELINES if limit is None else min(_BASELINES, max(draft.policy.confirmations, limit // 8))
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:
@@ -314,11 +326,11 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
             None if draft.under_way[missing] else draft.remeasure(missing, "a new best is compared with the one before")
         )
     elsewhere = wanted_elsewhere(draft)
-    if (draft.lane.seat.worker, here) in elsewhere and not any(
-        _measures(lane, commit, elsewhere) for lane in draft.working
-    ):
+    open_elsewhere = bool(elsewhere) and not measured_in(draft, elsewhere, commit)
+    if (draft.lane.seat.worker, here) in elsewhere and open_elsewhere:
         return draft.remeasure(commit, "it would be the best: is it on another device, too?")
-    if board.evidence.times(commit) + under_way < draft.policy.confirmations:
+    few = board.evidence.times(commit) + under_way < draft.policy.confirmations
+    if few and draft.evaluations_left > open_elsewhere:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
     if standing and standing.call == "again" and under_way + draft.under_way[best] < (_AT_ONCE if board.closed else 1):
@@ -335,11 +347,6 @@ def _less_sure(draft: Draft, commit: str, best: str) -> str:
         return sigma**2 / (score.n + draft.under_way[each]) if score else 0.0
 
     return best if variance(best) > variance(commit) else commit
-
-
-def _measures(lane: Lane, commit: str, places: set[tuple[int, str]]) -> bool:
-    measuring = isinstance(lane.order, Remeasure) and lane.order.commit == commit
-    return measuring and (lane.seat.worker, lane.seat.device_class) in places
 
 
 def _hold_out(draft: Draft) -> Order | None:
@@ -442,8 +449,7 @@ def _stand_by(draft: Draft) -> Order | None:
         return None
     if len(draft.working) == draft.under_way[best.commit]:
         return None  # the others only stand by, too
-    limit = draft.board.program.options.evaluations
-    if limit is not None and draft.board.evaluations + len(draft.working) >= limit:
+    if spare(draft) <= 0:
         return None
     workers = {lane.seat.worker for lane in draft.working} - {here.worker}
     classes = {lane.seat.device_class for lane in draft.working}
@@ -513,6 +519,7 @@ _RULES: tuple[_Rule, ...] = (
     _owes_a_verdict,
     _cannot_stand_here,
     _limit_is_reached,
+    _no_evaluation_is_left,
     _mend,
     _baseline_first,
     _confirm_the_nominee,

@@ -19,6 +19,7 @@ from autoresearch_ray.model import (
     Nominated,
     Published,
     Refused,
+    Remeasure,
     Rule,
     Status,
 )
@@ -88,18 +89,19 @@ def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
     if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return judged(Status.LOST, "it could not be measured again, nor its parent for comparison")
     commit = candidate.commit or ""
-    comparison = board.evidence.gain(commit, candidate.parent)
+    comparison, last = board.evidence.gain(commit, candidate.parent), spare(draft) <= 0
     if comparison is None:
-        return None
+        return judged(Status.LOST, "no evaluation is left to compare it with its parent") if last else None
     gain, error = comparison
     broken = _broken(board, commit)
     if broken:
         return judged(Status.DISCARD, broken, gain, error)
     judgement = _judgement(draft, candidate, candidate.parent, (gain, error), draft.policy.judge)
     doubts = f"suspicious ({'; '.join(candidate.doubts)}): " if candidate.doubts else ""
-    if judgement.call == "again" or (doubts and judgement.call == "keep" and len(candidate.values) < _DOUBTED):
+    doubtful = bool(doubts) and len(candidate.values) < _DOUBTED
+    if not last and (judgement.call == "again" or (doubtful and judgement.call == "keep")):
         return None
-    status = Status.KEEP if judgement.call == "keep" else Status.DISCARD
+    status = Status.KEEP if judgement.call == "keep" and not doubtful else Status.DISCARD
     return judged(status, doubts + judgement.reason, gain, error, judgement.likely, judgement.spread)
 
 
@@ -204,8 +206,12 @@ def settle(draft: Draft) -> None:
     standing = standing_of_nominee(draft)
     if standing is None:
         return
+    under_way = draft.under_way[nominee.commit] + draft.under_way[(board.best and board.best.commit) or ""]
     if standing.call == "discard":
         draft.note(Refused(draft.now, nominee.id, nominee.commit, standing.reason))
+    elif standing.call == "again" and draft.evaluations_left <= 0 and not under_way:
+        reason = f"no evaluation is left to make sure of it: {standing.reason}"
+        draft.note(Refused(draft.now, nominee.id, nominee.commit, reason))
     elif standing.call == "keep" and (verdict := _held_out(draft, nominee.commit)) is not None:
         if verdict:
             draft.note(Refused(draft.now, nominee.id, nominee.commit, verdict))
@@ -229,9 +235,31 @@ def _can_be_measured(draft: Draft) -> bool:
 
 
 def nominate(draft: Draft, experiment: Experiment) -> None:
-    """`experiment` would be the best: from now on it is confirmed."""
+    """`experiment` would be the best: from now on it is confirmed, if enough evaluations are left for that."""
     assert experiment.commit is not None
-    draft.note(Nominated(draft.now, experiment.id, experiment.commit))
+    if draft.evaluations_left >= to_confirm(draft, experiment.commit):
+        draft.note(Nominated(draft.now, experiment.id, experiment.commit))
+
+
+def to_confirm(draft: Draft, commit: str) -> int:
+    """How many evaluations must still be ordered, at least, until `commit` can be published."""
+    board, best = draft.board, draft.board.best
+    missing = draft.policy.confirmations - board.evidence.times(commit) - draft.under_way[commit]
+    places = _elsewhere(draft, commit)
+    compared = board.evidence.gain(commit, (best and best.commit) or "") is not None
+    return max(0, missing, 1 if places and not measured_in(draft, places, commit) else 0) + (not compared)
+
+
+def spare(draft: Draft) -> float:
+    """Evaluations that are left, and that what would be the best does not need."""
+    nominee = draft.board.nominee
+    return draft.evaluations_left - (to_confirm(draft, nominee.commit) if nominee else 0)
+
+
+def measured_in(draft: Draft, places: set[tuple[int, str]], commit: str) -> bool:
+    """Whether another lane is measuring `commit` on one of these (worker, device class)."""
+    measuring = (each for each in draft.working if isinstance(each.order, Remeasure) and each.order.commit == commit)
+    return any((each.seat.worker, each.seat.device_class) in places for each in measuring)
 
 
 def _nominate(draft: Draft) -> None:
@@ -277,11 +305,15 @@ def wanted_elsewhere(draft: Draft) -> set[tuple[int, str]]:
     A second device is enough, of another class where there is one.
     """
     nominee = draft.board.nominee
-    if nominee is None or draft.policy.confirmations < 2:
+    return _elsewhere(draft, nominee.commit) if nominee else set()
+
+
+def _elsewhere(draft: Draft, commit: str) -> set[tuple[int, str]]:
+    if draft.policy.confirmations < 2:
         return set()
     able = [lane for lane in (draft.lane, *draft.working) if lane.remeasure_failures_in_a_row < PATIENCE]
     seats = [lane.seat for lane in able]
-    seen = draft.board.places(nominee.commit)
+    seen = draft.board.places(commit)
     workers, classes = {each.worker for each in seen}, {each.device_class for each in seen}
     others = {(each.worker, each.device_class) for each in seats if each.device_class not in classes}
     if others and len(classes) < 2:
