@@ -6,14 +6,13 @@ the live one. What follows from a hand-in is decided in `orders`. No Ray, no git
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 from autoresearch_ray import suspicion
-from autoresearch_ray.evidence import Evidence
+from autoresearch_ray.evidence import Evidence, Means
 from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
     MEMORY,
@@ -75,6 +74,13 @@ class Lane:
     calibrated: bool = False  # has measured the base itself
     present: bool = True  # false from the moment a run is taken up again until somebody sits here
 
+    def fork(self) -> Lane:
+        """A copy of its own; `replace` takes three times as long."""
+        fork = Lane.__new__(Lane)
+        for name in Lane.__slots__:
+            setattr(fork, name, getattr(self, name))
+        return fork
+
     @property
     def active(self) -> bool:
         """Whether somebody is carrying out its order."""
@@ -111,7 +117,7 @@ class Board:
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
         self.others = {each.name: Evidence(opened.base, each.direction) for each in numbers(opened.program.eval)}
         self.held_out = Evidence(opened.base, opened.program.eval.metric.direction)  # what the holdout says
-        self.pace = Evidence(opened.base, Direction.LOWER)  # seconds of evaluations
+        self.pace = Means()  # seconds of evaluations
         self.failures: Counter[str] = Counter()  # of measuring a commit again, those of machines apart
         self.made_of: MutableMapping[frozenset[str], str] = {}  # the commit that was kept of exactly these changes
         self.holdout_failures: dict[str, Failure] = {}
@@ -467,19 +473,20 @@ class Board:
 
     def fork(self, lane: str) -> Board:
         """A board to try events of `lane` on. This one stays as it is, and nothing long is copied."""
-        fork = copy.copy(self)
+        fork = Board.__new__(Board)  # `copy.copy` takes four times as long, and every decision makes one
+        fork.__dict__.update(self.__dict__)
         fork.experiments = LayeredList(self.experiments)
         fork.published = list(self.published[-1:])
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
-            fork.lanes[lane] = replace(fork.lanes[lane])
+            fork.lanes[lane] = fork.lanes[lane].fork()
         fork.counts = self.counts.copy()
-        fork.effects = copy.copy(self.effects)
+        fork.effects = self.effects.fork()
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()
         fork.evidence = self.evidence.fork()
         fork.others = {name: each.fork() for name, each in self.others.items()}
-        fork.held_out = self.held_out.fork()
+        fork.held_out = self.held_out.fork() if self.program.eval.holdout else self.held_out
         fork.pace = self.pace.fork()
         fork.failures = self.failures.copy()
         fork.made_of = LayeredDict(self.made_of)

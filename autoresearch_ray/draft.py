@@ -38,7 +38,8 @@ class Draft:
     @cached_property
     def working(self) -> list[Lane]:
         """Those of them that are carrying out an order."""
-        return [lane for lane in self.others if lane.active]
+        lanes = self.board.lanes.items()
+        return [lane for name, lane in lanes if name != self.name and lane.active]
 
     @property
     def device_class(self) -> str:
@@ -79,7 +80,7 @@ class Draft:
     @property
     def gathering(self) -> bool:
         """Whether another lane is bringing kept changes together."""
-        return any(self.board.pool.is_kept(each) for each in self.being_tried)
+        return self.board.pool.keeps_any(self.being_tried)
 
     # --- Orders ------------------------------------------------------------------------------------------------------
 

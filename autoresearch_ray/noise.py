@@ -125,6 +125,13 @@ class Effects:
         self._squares = 0.0
         self._errors = 0.0
 
+    def fork(self) -> Effects:
+        """A copy of its own."""
+        fork = Effects.__new__(Effects)
+        fork.n, fork.seen = self.n, self.seen
+        fork._sum, fork._squares, fork._errors = self._sum, self._squares, self._errors
+        return fork
+
     def add(self, gain: float, error: float) -> None:
         """Take in the gain of one measurement over its parent, and the standard error of that."""
         gain = max(gain, self._FLOOR * error)

@@ -42,7 +42,6 @@ from autoresearch_ray.verdicts import (
     GROUP,
     PATIENCE,
     judge,
-    leads,
     measured_in,
     nominate,
     settle,
@@ -103,7 +102,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy) -> tuple[list[Even
         return draft.events, over
     if isinstance(left, Propose):
         _limit_is_reached(draft)
-    if _is_void(draft, left):
+    if _is_void(draft, left) or draft.evaluations_left <= 0:
         return draft.events, _order(draft)
     return draft.events, left
 
@@ -167,8 +166,8 @@ def _machine_is_sick(draft: Draft) -> Order | None:
 def _baseline_fails(draft: Draft) -> Order | None:
     """On every lane: nothing can be compared, and a human must look. On this lane alone: the lane leaves."""
     board, failure = draft.board, draft.board.base_failure
-    on_others = any(lane.remeasure_failures_in_a_row == 0 for lane in draft.working)
-    if draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None and not on_others:
+    fails = draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None
+    if fails and failure and all(lane.remeasure_failures_in_a_row for lane in draft.working):
         tail = f"\n{failure.tail}" if failure.tail else ""
         return draft.stop(f"the baseline fails: {failure.kind}: {failure.message}{tail}", hard=True, failed=True)
     if not draft.lane.calibrated and draft.lane.remeasure_failures_in_a_row >= PATIENCE:
@@ -231,7 +230,6 @@ def _closed(draft: Draft) -> Order | None:
 def _limit_is_reached(draft: Draft) -> None:
     """Closes the run: no new ideas. What was found is still brought together and confirmed."""
     board, options = draft.board, draft.board.program.options
-    best = board.score(board.best.commit) if board.best else None
     hours = options.hours
     if options.experiments is not None and board.counted >= options.experiments:
         draft.stop(f"{options.experiments} experiments", finished=True)
@@ -241,10 +239,15 @@ def _limit_is_reached(draft: Draft) -> None:
         draft.stop(f"{hours:g} hours are over soon", finished=True)
     elif options.cost_usd is not None and board.cost_usd >= options.cost_usd:
         draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
-    elif options.target is not None and best and not board.direction.better(options.target, best.mean):
+    elif options.target is not None and _has_reached(board, options.target):
         draft.stop(f"the target {options.target:g} is reached", finished=True)
     elif options.plateau is not None and board.verdicts_since_best >= options.plateau:
         draft.stop(f"no new best in {options.plateau} experiments", finished=True)
+
+
+def _has_reached(board: Board, target: float) -> bool:
+    best = board.score(board.best.commit) if board.best else None
+    return best is not None and not board.direction.better(target, best.mean)
 
 
 def _to_end(draft: Draft, evaluations: int) -> int:
@@ -293,16 +296,16 @@ def _baseline_first(draft: Draft) -> Order | None:
     board, base, lane = draft.board, draft.board.opened.base, draft.lane
     if board.closed or lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
-    if not lane.calibrated:
+    here, most = board.evidence.on(base, draft.device_class), _baselines(draft)
+    if not lane.calibrated and (here is None or here.n < most):
         measuring = [each for each in draft.working if isinstance(each.order, Remeasure) and each.order.commit == base]
-        here = board.evidence.on(base, draft.device_class)
         there = sum(each.seat.device_class == draft.device_class for each in measuring)
         known = [each for each in draft.others if each.calibrated] + measuring
         beside = any(each.seat.worker == lane.seat.worker for each in known)
-        if not beside and (here.n if here else 0) + there < _baselines(draft):
+        if not beside and (here.n if here else 0) + there < most:
             return draft.remeasure(base, "the baseline")
-    times = board.evidence.times(base) + draft.under_way[base]
-    return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
+    missing = draft.policy.confirmations - board.evidence.times(base)
+    return draft.remeasure(base, "the baseline, confirmed") if missing > 0 and missing > draft.under_way[base] else None
 
 
 def _baselines(draft: Draft) -> int:
@@ -374,7 +377,7 @@ def _gather(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not _may_gather(draft) or not best or not best.commit:
         return None
-    other = next((each.commit for each in board.pool.apart if _stands_apart(draft, each.commit)), None)
+    other = next((each for each in board.pool.apart if _stands_apart(board, each, best.commit)), None)
     if other is not None and (experiment := board.at(other)) is not None:
         return _nominated(draft, experiment)
     group = board.pool.next_kept(GROUP)
@@ -395,9 +398,10 @@ def _nominated(draft: Draft, experiment: Experiment) -> Order | None:
     return _confirm_the_nominee(draft) or _hold_out(draft)
 
 
-def _stands_apart(draft: Draft, commit: str) -> bool:
+def _stands_apart(board: Board, commit: str, best: str) -> bool:
     """Whether what conflicts with the best is better than it by itself."""
-    return commit not in draft.board.refused and leads(draft, commit)
+    comparison = None if commit in board.refused else board.evidence.gain(commit, best)
+    return comparison is not None and comparison[0] > 0
 
 
 def _combine(draft: Draft) -> Order | None:
@@ -409,8 +413,8 @@ def _combine(draft: Draft) -> Order | None:
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
     few = likely < _CLEAR * draft.sigma and len(group) < _NEAR
-    if board.closed:  # the last chance of those that have had none
-        few = board.pool.tried_before(group)
+    if board.closed:  # the last chance of those that have had none, if the best can still be measured after it
+        few = board.pool.tried_before(group) or spare(draft) <= _claims(draft)
     if len(group) < 2 or few or value < 2 * board.effects.worth(draft.sigma):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
@@ -418,8 +422,8 @@ def _combine(draft: Draft) -> Order | None:
 
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
-    free = draft.board.nominee is None and not draft.gathering and not _enough_is_under_way(draft)
-    return draft.policy.gathers and free
+    able = draft.policy.gathers and draft.board.nominee is None
+    return able and not draft.gathering and not _enough_is_under_way(draft)
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
@@ -501,7 +505,8 @@ def _parent_is_vague(draft: Draft) -> Order | None:
     score = draft.board.evidence.on(head, here)
     if score is None or not draft.policy.gathers or not draft.sigma or draft.lane.remeasure_failures_in_a_row:
         return None
-    if (score.n + draft.under_way[head]) ** 2 >= draft.board.compared(head, here):
+    compared = draft.board.compared(head, here)
+    if score.n**2 >= compared or (score.n + draft.under_way[head]) ** 2 >= compared:
         return None
     return draft.remeasure(head, "many are compared with it")
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import (
@@ -55,8 +55,7 @@ class Agent(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """The mean of `n` measurements of one commit."""
 
     n: int

@@ -222,13 +222,6 @@ def settle(draft: Draft) -> None:
         draft.note(Published(draft.now, nominee.id, nominee.commit, score.mean, times))
 
 
-def leads(draft: Draft, commit: str) -> bool:
-    """Whether `commit` reads better than the published best, where both were measured on one class."""
-    best = draft.board.best
-    comparison = draft.board.evidence.gain(commit, best.commit) if best and best.commit else None
-    return comparison is not None and comparison[0] > 0
-
-
 def _can_be_measured(draft: Draft) -> bool:
     """Whether a lane is left that has not failed again and again at measuring what others have found."""
     return any(lane.remeasure_failures_in_a_row < PATIENCE for lane in (draft.lane, *draft.working))

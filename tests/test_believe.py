@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -858,6 +859,39 @@ def test_a_lone_gain_of_eight_standard_deviations_is_published_in_nearly_every_s
 @pytest.mark.parametrize("sigmas", [3.0, 5.0])
 def test_no_run_ends_while_something_is_nominated(sigmas: float) -> None:
     assert [game.board.nominee for game in with_one_gain(sigmas, 1, 1)] == [None] * 100
+
+
+def with_one_unsteady(luck: float, lanes: int, before: int) -> list[tuple[bool, bool]]:
+    """Runs in which a change after `before` others reads better by `luck` once and like the base ever after, and the
+    next one is better by ten standard deviations: whether the first was published, and the second is in what was."""
+    found = []
+    for seed in range(25):
+        effects = itertools.chain([0.02] * before, [0.0, -0.01], itertools.repeat(0.02))
+        game = Game.of(lanes, seed, experiments=before + 2 + 2 * lanes)
+        game.propose = lambda game, parent, effects=effects: next(effects)  # type: ignore[misc]
+        proposed: list[str] = []
+        while game.active():
+            attempt = game.attempt(game.chance.choice(game.active()))
+            measured = attempt.measurement
+            if attempt.kind == "propose" and attempt.commit:
+                proposed.append(attempt.commit)
+                if len(proposed) == before + 1 and measured.value is not None:
+                    attempt = replace(attempt, measurement=replace(measured, value=measured.value - luck))
+            game.hand_in(attempt)
+        published = [each.commit for each in game.board.published]
+        inside = game.board.contains(published[-1]) if published else frozenset()
+        found.append((proposed[before] in published, proposed[before + 1] in inside))
+    return found
+
+
+@pytest.mark.parametrize("luck", [0.01, 0.03, 0.3])
+@pytest.mark.parametrize(("lanes", "before"), [(1, 0), (1, 10), (2, 0), (8, 10)])
+def test_an_unsteady_candidate_is_not_published_and_what_comes_after_it_is(
+    luck: float, lanes: int, before: int
+) -> None:
+    found = with_one_unsteady(luck, lanes, before)
+    assert sum(unsteady for unsteady, _ in found) <= 1  # ten standard deviations, of which three are left in the mean
+    assert sum(good for _, good in found) >= 20  # with two lanes, one may be done before the noise is known
 
 
 # --- The example -----------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ PURE = {
 }
 STILL = {
     "__future__",
+    "bisect",
     "collections",
     "copy",
     "dataclasses",
