@@ -6,7 +6,6 @@ the live one. What follows from a hand-in is decided in `orders`. No Ray, no git
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 from autoresearch_ray import suspicion
 from autoresearch_ray.account import Account
 from autoresearch_ray.breaker import THE_PROVIDER, Breaker, backoff_seconds, chance_of
-from autoresearch_ray.evidence import Evidence
+from autoresearch_ray.evidence import Evidence, Means
 from autoresearch_ray.layered import LayeredDict, LayeredList
 from autoresearch_ray.model import (
     MEMORY,
@@ -95,6 +94,13 @@ class Lane:
         """Whether somebody is there to carry out its order, now or when its slot is no longer paused."""
         return self.present and self.order is not None and not isinstance(self.order, Stop)
 
+    def fork(self) -> Lane:
+        """A copy of its own; `replace` takes three times as long."""
+        fork = Lane.__new__(Lane)
+        for name in Lane.__slots__:
+            setattr(fork, name, getattr(self, name))
+        return fork
+
     @property
     def active(self) -> bool:
         """Whether somebody is carrying out its order."""
@@ -138,7 +144,7 @@ class Board:
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
         self.others = {each.name: Evidence(opened.base, each.direction) for each in numbers(opened.program.eval)}
         self.held_out = Evidence(opened.base, opened.program.eval.metric.direction)  # what the holdout says
-        self.pace = Evidence(opened.base, Direction.LOWER)  # seconds of evaluations
+        self.pace = Means()  # seconds of evaluations
         self.failures: Counter[str] = Counter()  # of measuring a commit again, those of machines apart
         self.made_of: MutableMapping[frozenset[str], str] = {}  # the commit that was kept of exactly these changes
         self.holdout_failures: dict[str, Failure] = {}
@@ -193,8 +199,8 @@ class Board:
 
     def error(self, commit: str) -> float | None:
         """The standard error of the commit's mean; None while the noise is not known."""
-        score = self.score(commit)
-        return None if score is None or self.noise is None else self.noise / math.sqrt(score.n)
+        score, deviation = self.score(commit), self.evidence.deviation(commit)
+        return None if score is None or deviation is None else deviation / math.sqrt(score.n)
 
     def compared(self, commit: str, device_class: str) -> int:
         """How many candidates were measured against `commit` on this class."""
@@ -585,12 +591,13 @@ class Board:
 
     def fork(self, lane: str) -> Board:
         """A board to try events of `lane` on. This one stays as it is, and nothing long is copied."""
-        fork = copy.copy(self)
+        fork = Board.__new__(Board)  # `copy.copy` takes four times as long, and every decision makes one
+        fork.__dict__.update(self.__dict__)
         fork.experiments = LayeredList(self.experiments)
         fork.published = list(self.published[-1:])
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
-            fork.lanes[lane] = replace(fork.lanes[lane])
+            fork.lanes[lane] = fork.lanes[lane].fork()
         fork.machine_failures, fork.paused, fork.retired = (
             dict(self.machine_failures),
             dict(self.paused),
@@ -598,12 +605,12 @@ class Board:
         )
         fork.counts = self.counts.copy()
         fork.account = Account(self.opened.at)  # nothing is decided by where the time went
-        fork.effects = copy.copy(self.effects)
+        fork.effects = self.effects.fork()
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()
         fork.evidence = self.evidence.fork()
         fork.others = {name: each.fork() for name, each in self.others.items()}
-        fork.held_out = self.held_out.fork()
+        fork.held_out = self.held_out.fork() if self.program.eval.holdout else self.held_out
         fork.pace = self.pace.fork()
         fork.failures = self.failures.copy()
         fork.made_of = LayeredDict(self.made_of)

@@ -83,7 +83,7 @@ def _power(value: float) -> int:
 def value(board: Board, experiment: Experiment | None) -> Value | None:
     """What is known of its metric; None where nothing is, or nothing that can be compared."""
     score = board.score(experiment.commit) if experiment else None
-    return _value(board, score) if score else None
+    return _value(board, experiment.commit, score) if experiment and score else None
 
 
 def comparable(board: Board, experiment: Experiment) -> Experiment:
@@ -94,8 +94,9 @@ def comparable(board: Board, experiment: Experiment) -> Experiment:
     return replace(experiment, values=(known.mean,) * known.n if known else ())
 
 
-def _value(board: Board, score: Score) -> Value:
-    return Value(score.mean, None if board.noise is None else board.noise / math.sqrt(score.n), score.n)
+def _value(board: Board, commit: str | None, score: Score) -> Value:
+    deviation = board.evidence.deviation(commit or "")
+    return Value(score.mean, None if deviation is None else deviation / math.sqrt(score.n), score.n)
 
 
 def over_baseline(board: Board, value: Value | None) -> float | None:
@@ -175,7 +176,8 @@ def claimed(board: Board) -> Value | None:
     """What the best read when it was published; its luck is still in it."""
     if not board.published:
         return None
-    return _value(board, Score(board.published[-1].measurements, board.published[-1].value))
+    last = board.published[-1]
+    return _value(board, last.commit, Score(last.measurements, last.value))
 
 
 def later(board: Board) -> Value | None:
@@ -185,7 +187,8 @@ def later(board: Board) -> Value | None:
         return None
     # The sums and not `Experiment.values`, which are as each class of devices read them.
     fresh = now.n - then.n
-    return _value(board, Score(fresh, (now.n * now.mean - then.n * then.mean) / fresh))
+    mean = (now.n * now.mean - then.n * then.mean) / fresh
+    return _value(board, board.published[-1].commit, Score(fresh, mean))
 
 
 def holdout(board: Board, experiment: Experiment | None) -> Value | None:

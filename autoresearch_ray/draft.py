@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
-from autoresearch_ray.model import Ablate, Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop
+from autoresearch_ray.model import Ablate, Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Wait
 from autoresearch_ray.ports import Policy
 
 
@@ -37,7 +38,8 @@ class Draft:
     @cached_property
     def working(self) -> list[Lane]:
         """Those of them that are carrying out an order."""
-        return [lane for lane in self.others if lane.active]
+        lanes = self.board.lanes.items()
+        return [lane for name, lane in lanes if name != self.name and lane.active]
 
     @property
     def device_class(self) -> str:
@@ -72,9 +74,16 @@ class Draft:
         return frozenset(tried)
 
     @property
+    def evaluations_left(self) -> float:
+        """Those that may still be ordered: the limit less what was measured and what is under way."""
+        limit = self.board.program.options.evaluations
+        measuring = sum(not isinstance(each.order, Wait) for each in self.working)
+        return math.inf if limit is None else limit - self.board.evaluations - measuring
+
+    @property
     def gathering(self) -> bool:
         """Whether another lane is bringing kept changes together."""
-        return any(self.board.pool.is_kept(each) for each in self.being_tried)
+        return self.board.pool.keeps_any(self.being_tried)
 
     # --- Orders ------------------------------------------------------------------------------------------------------
 

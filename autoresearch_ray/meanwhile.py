@@ -1,7 +1,7 @@
 """What lanes do while no agent can be asked: work that needs no model and helps, or nothing.
 
 A slot that waits costs no more than one that measures for nothing. What helps, in this order: confirming what would be
-the best, bringing changes together (rules of `orders` that ask for less then, see `spare`), knowing the best better,
+the best, bringing changes together (rules of `orders` that ask for less then, see `stands_idle`), knowing the best better,
 which all are compared with, and trying the best without one of its changes.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from autoresearch_ray.breaker import chance_of
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.model import Ablate, Experiment, Order, Wait
-from autoresearch_ray.verdicts import PATIENCE
+from autoresearch_ray.verdicts import PATIENCE, evaluations_to_spare
 
 # The error of a comparison with one measurement is 1.41 sigma if the other side has one, too, and 1.06 if it has 8:
 # more of them would tell little more.
@@ -31,7 +31,7 @@ def why_not(draft: Draft) -> str:
     return ""
 
 
-def spare(draft: Draft) -> bool:
+def stands_idle(draft: Draft) -> bool:
     """Whether this lane's slot would stand idle: then an evaluation costs nothing."""
     if draft.board.closed or not why_not(draft):
         return False
@@ -53,7 +53,11 @@ def meanwhile(draft: Draft) -> Order | None:
     """No agent can be asked: the best is measured once more, or without one of its changes, or the lane waits."""
     why = why_not(draft)
     if why:
-        work = (_know_the_best(draft) or _ablate(draft)) if spare(draft) else None
+        work = (
+            (_know_the_best(draft) or _ablate(draft))
+            if stands_idle(draft) and evaluations_to_spare(draft) > 0
+            else None
+        )
         return work or _wait(draft, why)
     return _begin_apart(draft)
 

@@ -8,11 +8,15 @@ All estimates are running sums, so a measurement costs the same after ten experi
 from __future__ import annotations
 
 import math
+from functools import cache
 
 _SHRINK = 8.0  # degrees of freedom that the noise of all classes together counts for in that of one
 # Student's t over the normal at 97 %, by the number of degrees of freedom, as the first terms of Fisher's expansion:
 # sigma is taken 3.4 times as large with one, 1.5 times with three.
 _FEW = (1.13, 1.27)
+_FAR = 3.0  # standard deviations of a variance beyond chance: 1 of 700 commits that are as steady as all gets there
+_ROUNDING = 1e-12  # relative: values that differ by no more are equal
+_EQUAL = 4  # degrees of freedom: fewer equal values may be those of a metric that is printed with few digits
 
 
 class Noise:
@@ -27,6 +31,15 @@ class Noise:
         fork = Noise.__new__(Noise)  # `copy.copy` takes ten times as long, and a decision makes a dozen
         fork._squares, fork.degrees_of_freedom = self._squares, self.degrees_of_freedom
         return fork
+
+    def pool(self, squares: float, degrees_of_freedom: int) -> None:
+        """Take in the squared deviations of a commit from its mean; with both negative, take them out again."""
+        self._squares = max(0.0, self._squares + squares)
+        self.degrees_of_freedom += degrees_of_freedom
+
+    def merge(self, other: Noise) -> None:
+        """Take in all that `other` has."""
+        self.pool(other._squares, other.degrees_of_freedom)
 
     def add(self, value: float, n: int, mean: float) -> None:
         """Take in `value` of a commit that had `n` measurements of this `mean` before (Welford's update)."""
@@ -46,8 +59,49 @@ class Noise:
             return None
         everywhere = pooled._squares / pooled.degrees_of_freedom
         variance = (self._squares + _SHRINK * everywhere) / (self.degrees_of_freedom + _SHRINK)
-        few = 1 / pooled.degrees_of_freedom
-        return math.sqrt(variance) * (1 + few * (_FEW[0] + few * _FEW[1]))
+        return math.sqrt(variance) * larger(pooled.degrees_of_freedom)
+
+    def equal(self, size: float) -> bool:
+        """Whether all values of a commit have been equal, but for the rounding of values of this size."""
+        return self._squares <= self.degrees_of_freedom * (_ROUNDING * size) ** 2
+
+    def compare(self, squares: float, degrees_of_freedom: int, size: float) -> tuple[bool, bool]:
+        """Whether a commit with these squared deviations, of values of this size, seems less steady, and surely is.
+
+        An F test. It seems so where it would be sure if this noise were known to the last digit; while this has one or
+        two degrees of freedom, nothing is sure.
+        """
+        if not self.degrees_of_freedom:
+            return True, False  # there is nothing to hold it against
+        variance, own = self._squares / self.degrees_of_freedom, squares / degrees_of_freedom
+        if own <= max(variance * _limit(degrees_of_freedom), (_ROUNDING * size) ** 2):
+            return False, False
+        if self.equal(size):
+            return True, self.degrees_of_freedom >= _EQUAL
+        return True, _surprise(own / variance, degrees_of_freedom, self.degrees_of_freedom) > _FAR
+
+
+@cache
+def larger(degrees_of_freedom: int) -> float:
+    """How many times as large a standard deviation is taken that so few degrees of freedom tell."""
+    few = 1 / degrees_of_freedom
+    return 1 + few * (_FEW[0] + few * _FEW[1])
+
+
+def _surprise(ratio: float, own: int, others: int) -> float:
+    """How far beyond chance a ratio of variances is, in standard deviations (Paulson's cube root of F, 1942).
+
+    It is 1.7 and 2.7 at most where the `others` have one and two degrees of freedom, whatever the ratio.
+    """
+    root, up, down = math.cbrt(ratio), 2 / (9 * own), 2 / (9 * others)
+    return ((1 - down) * root - (1 - up)) / math.sqrt(down * root * root + up)
+
+
+@cache
+def _limit(own: int) -> float:
+    """The ratio that is just not far beyond chance if the noise is known for sure."""
+    up = 2 / (9 * own)
+    return (1 - up + _FAR * math.sqrt(up)) ** 3
 
 
 class Effects:
@@ -70,6 +124,13 @@ class Effects:
         self._sum = 0.0
         self._squares = 0.0
         self._errors = 0.0
+
+    def fork(self) -> Effects:
+        """A copy of its own."""
+        fork = Effects.__new__(Effects)
+        fork.n, fork.seen = self.n, self.seen
+        fork._sum, fork._squares, fork._errors = self._sum, self._squares, self._errors
+        return fork
 
     def add(self, gain: float, error: float) -> None:
         """Take in the gain of one measurement over its parent, and the standard error of that."""

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.board import Board
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
-from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, spare, why_not
+from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, stands_idle, why_not
 from autoresearch_ray.model import (
     REWORKS,
     Ablate,
@@ -52,8 +52,9 @@ from autoresearch_ray.ports import Policy
 from autoresearch_ray.verdicts import (
     GROUP,
     PATIENCE,
+    evaluations_to_spare,
     judge,
-    leads,
+    measured_in,
     nominate,
     settle,
     standing_of_nominee,
@@ -119,7 +120,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
         return draft.events, over
     if isinstance(left, Propose):
         _limit_is_reached(draft)
-    if _is_void(draft, left):
+    if _is_void(draft, left) or draft.evaluations_left <= 0:
         return draft.events, _order(draft)
     return draft.events, left
 
@@ -245,8 +246,8 @@ def _machine_is_sick(draft: Draft) -> Order | None:
 def _baseline_fails(draft: Draft) -> Order | None:
     """On every lane: nothing can be compared, and a human must look. On this lane alone: the lane leaves."""
     board, failure = draft.board, draft.board.base_failure
-    on_others = any(lane.remeasure_failures_in_a_row == 0 for lane in draft.working)
-    if draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None and not on_others:
+    fails = draft.lane.remeasure_failures_in_a_row and failure and board.baseline is None
+    if fails and failure and all(lane.remeasure_failures_in_a_row for lane in draft.working):
         tail = f"\n{failure.tail}" if failure.tail else ""
         return draft.stop(f"the baseline fails: {failure.kind}: {failure.message}{tail}", hard=True, failed=True)
     if not draft.lane.calibrated and draft.lane.remeasure_failures_in_a_row >= PATIENCE:
@@ -298,6 +299,11 @@ def _mend(draft: Draft) -> Order | None:
 # --- Limits ----------------------------------------------------------------------------------------------------------
 
 
+def _no_evaluation_is_left(draft: Draft) -> Order | None:
+    """The limit is strict: what is under way fills it."""
+    return Stop(f"{draft.board.program.options.evaluations} evaluations") if draft.evaluations_left <= 0 else None
+
+
 def _closed(draft: Draft) -> Order | None:
     closed = draft.board.closed
     return Stop(closed.reason) if closed else None
@@ -306,27 +312,29 @@ def _closed(draft: Draft) -> Order | None:
 def _limit_is_reached(draft: Draft) -> None:
     """Closes the run: no new ideas. What was found is still brought together and confirmed."""
     board, options = draft.board, draft.board.program.options
-    best = board.score(board.best.commit) if board.best else None
     hours = options.hours
     if options.experiments is not None and board.counted >= options.experiments:
         draft.stop(f"{options.experiments} experiments", finished=True)
-    elif options.evaluations is not None and board.evaluations + _to_come(draft) >= options.evaluations:
+    elif options.evaluations is not None and draft.evaluations_left <= _to_end(draft, options.evaluations):
         draft.stop(f"{options.evaluations} evaluations", finished=True)
     elif hours is not None and draft.board.elapsed_seconds(draft.now) + _ending_seconds(draft) >= hours * 3600:
         draft.stop(f"{hours:g} hours are over soon", finished=True)
     elif options.cost_usd is not None and board.cost_usd >= options.cost_usd:
         draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
-    elif options.target is not None and best and not board.direction.better(options.target, best.mean):
+    elif options.target is not None and _has_reached(board, options.target):
         draft.stop(f"the target {options.target:g} is reached", finished=True)
     elif options.plateau is not None and board.verdicts_since_best >= options.plateau:
         draft.stop(f"no new best in {options.plateau} experiments", finished=True)
 
 
-def _to_come(draft: Draft) -> int:
-    """Evaluations that are under way, and those that ending the run will take: a nominee may want some more."""
-    ending = _claims(draft) + 4 * draft.policy.confirmations
-    measuring = sum(not isinstance(each.order, Wait) for each in draft.working)
-    return measuring + min(ending, (draft.board.program.options.evaluations or 0) // 4)
+def _has_reached(board: Board, target: float) -> bool:
+    best = board.score(board.best.commit) if board.best else None
+    return best is not None and not board.direction.better(target, best.mean)
+
+
+def _to_end(draft: Draft, evaluations: int) -> int:
+    """Evaluations that ending the run will take: a nominee may want some more."""
+    return min(_claims(draft) + 4 * draft.policy.confirmations, evaluations // 4)
 
 
 def _ending_seconds(draft: Draft) -> float:
@@ -370,16 +378,22 @@ def _baseline_first(draft: Draft) -> Order | None:
     board, base, lane = draft.board, draft.board.opened.base, draft.lane
     if board.closed or lane.remeasure_failures_in_a_row >= PATIENCE:
         return None
-    if not lane.calibrated:
+    here, most = board.evidence.on(base, draft.device_class), _baselines(draft)
+    if not lane.calibrated and (here is None or here.n < most):
         measuring = [each for each in draft.working if isinstance(each.order, Remeasure) and each.order.commit == base]
-        here = board.evidence.on(base, draft.device_class)
         there = sum(each.seat.device_class == draft.device_class for each in measuring)
         known = [each for each in draft.others if each.calibrated] + measuring
         beside = any(each.seat.worker == lane.seat.worker for each in known)
-        if not beside and (here.n if here else 0) + there < _BASELINES:
+        if not beside and (here.n if here else 0) + there < most:
             return draft.remeasure(base, "the baseline")
-    times = board.evidence.times(base) + draft.under_way[base]
-    return draft.remeasure(base, "the baseline, confirmed") if times < draft.policy.confirmations else None
+    missing = draft.policy.confirmations - board.evidence.times(base)
+    return draft.remeasure(base, "the baseline, confirmed") if missing > 0 and missing > draft.under_way[base] else None
+
+
+def _baselines(draft: Draft) -> int:
+    """Slots of one class that measure the base when they begin: of few evaluations, an eighth is enough for it."""
+    limit = draft.board.program.options.evaluations
+    return _BASELINES if limit is None else min(_BASELINES, max(draft.policy.confirmations, limit // 8))
 
 
 def _confirm_the_nominee(draft: Draft) -> Order | None:
@@ -397,21 +411,28 @@ def _confirm_the_nominee(draft: Draft) -> Order | None:
             None if draft.under_way[missing] else draft.remeasure(missing, "a new best is compared with the one before")
         )
     elsewhere = wanted_elsewhere(draft)
-    if (draft.lane.seat.worker, here) in elsewhere and not any(
-        _measures(lane, commit, elsewhere) for lane in draft.working
-    ):
+    open_elsewhere = bool(elsewhere) and not measured_in(draft, elsewhere, commit)
+    if (draft.lane.seat.worker, here) in elsewhere and open_elsewhere:
         return draft.remeasure(commit, "it would be the best: is it on another device, too?")
-    if board.evidence.times(commit) + under_way < draft.policy.confirmations:
+    few = board.evidence.times(commit) + under_way < draft.policy.confirmations
+    if few and draft.evaluations_left > open_elsewhere:
         return draft.remeasure(commit, "it would be the best, and is not confirmed yet")
     standing = standing_of_nominee(draft)
-    if standing and standing.call == "again" and under_way < (_AT_ONCE if board.closed or spare(draft) else 1):
-        return draft.remeasure(commit, f"it would be the best: {standing.reason}")
+    at_once = _AT_ONCE if board.closed or stands_idle(draft) else 1
+    if standing and standing.call == "again" and under_way + draft.under_way[best] < at_once:
+        return draft.remeasure(_less_sure(draft, commit, best), f"it would be the best: {standing.reason}")
     return None
 
 
-def _measures(lane: Lane, commit: str, places: set[tuple[int, str]]) -> bool:
-    measuring = isinstance(lane.order, Remeasure) and lane.order.commit == commit
-    return measuring and (lane.seat.worker, lane.seat.device_class) in places
+def _less_sure(draft: Draft, commit: str, best: str) -> str:
+    """Which of the two is known less well on this class of devices, with what is under way."""
+
+    def variance(each: str) -> float:
+        score = draft.board.evidence.on(each, draft.device_class)
+        sigma = draft.board.evidence.sigma(draft.device_class, each) or 0.0
+        return sigma**2 / (score.n + draft.under_way[each]) if score else 0.0
+
+    return best if variance(best) > variance(commit) else commit
 
 
 def _hold_out(draft: Draft) -> Order | None:
@@ -439,11 +460,11 @@ def _gather(draft: Draft) -> Order | None:
     board, best = draft.board, draft.board.best
     if not _may_gather(draft) or not best or not best.commit:
         return None
-    other = next((each.commit for each in board.pool.apart if _stands_apart(draft, each.commit)), None)
+    other = next((each for each in board.pool.apart if _stands_apart(board, each, best.commit)), None)
     if other is not None and (experiment := board.at(other)) is not None:
         return _nominated(draft, experiment)
     group = board.pool.next_kept(GROUP)
-    enough = _ENOUGH * (_SPARE if spare(draft) else 1)
+    enough = _ENOUGH * (_SPARE if stands_idle(draft) else 1)
     clear = sum(each.likely for each in group) >= enough * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
         return None
@@ -461,9 +482,10 @@ def _nominated(draft: Draft, experiment: Experiment) -> Order | None:
     return _confirm_the_nominee(draft) or _hold_out(draft)
 
 
-def _stands_apart(draft: Draft, commit: str) -> bool:
+def _stands_apart(board: Board, commit: str, best: str) -> bool:
     """Whether what conflicts with the best is better than it by itself."""
-    return commit not in draft.board.refused and leads(draft, commit)
+    comparison = None if commit in board.refused else board.evidence.gain(commit, best)
+    return comparison is not None and comparison[0] > 0
 
 
 def _combine(draft: Draft) -> Order | None:
@@ -474,10 +496,10 @@ def _combine(draft: Draft) -> Order | None:
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
     value = expected_excess(likely, math.hypot(*(each.spread for each in group)))
-    free = spare(draft)
+    free = stands_idle(draft)
     few = likely < _CLEAR * (_SPARE if free else 1) * draft.sigma and len(group) < _NEAR
-    if board.closed:  # the last chance of those that have had none
-        few = board.pool.tried_before(group)
+    if board.closed:  # the last chance of those that have had none, if the best can still be measured after it
+        few = board.pool.tried_before(group) or evaluations_to_spare(draft) <= _claims(draft)
     if len(group) < 2 or few or (value < 2 * board.effects.worth(draft.sigma) and not free):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
@@ -485,8 +507,8 @@ def _combine(draft: Draft) -> Order | None:
 
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
-    free = draft.board.nominee is None and not draft.gathering and not _enough_is_under_way(draft)
-    return draft.policy.gathers and free
+    able = draft.policy.gathers and draft.board.nominee is None
+    return able and not draft.gathering and not _enough_is_under_way(draft)
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
@@ -521,8 +543,7 @@ def _stand_by(draft: Draft) -> Order | None:
     busy = [each for each in draft.working if not isinstance(each.order, Wait)]
     if len(busy) == draft.under_way[best.commit]:
         return None  # the others only stand by, too
-    limit = draft.board.program.options.evaluations
-    if limit is not None and draft.board.evaluations + len(draft.working) >= limit:
+    if evaluations_to_spare(draft) <= 0:
         return None
     workers = {lane.seat.worker for lane in busy} - {here.worker}
     classes = {lane.seat.device_class for lane in busy}
@@ -584,7 +605,8 @@ def _parent_is_vague(draft: Draft) -> Order | None:
     score = draft.board.evidence.on(head, here)
     if score is None or not draft.policy.gathers or not draft.sigma or draft.lane.remeasure_failures_in_a_row:
         return None
-    if (score.n + draft.under_way[head]) ** 2 >= draft.board.compared(head, here):
+    compared = draft.board.compared(head, here)
+    if score.n**2 >= compared or (score.n + draft.under_way[head]) ** 2 >= compared:
         return None
     return draft.remeasure(head, "many are compared with it")
 
@@ -604,6 +626,7 @@ _RULES: tuple[_Rule, ...] = (
     _owes_a_verdict,
     _cannot_stand_here,
     _limit_is_reached,
+    _no_evaluation_is_left,
     give_up,
     _mend,
     _baseline_first,

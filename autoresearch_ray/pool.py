@@ -6,8 +6,8 @@ brings nothing is halved, so that a change which does harm in company is cornere
 
 from __future__ import annotations
 
-import copy
 import math
+from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,30 +31,34 @@ class Pool:
         self._missed: dict[str, Change] = {}
         self._apart: dict[str, Change] = {}
         self._limits: dict[str, int] = {}  # in how large a group a change may be tried
-        self._ranked: list[Change] | None = None  # the near misses in the order in which they are tried
+        self._ranked: list[
+            Change
+        ] = []  # the near misses in the order in which they are tried; forks have the same list
 
     def keep(self, change: Change) -> None:
         self._kept[change.commit] = change
 
     def miss(self, change: Change) -> None:
         self._missed[change.commit] = change
-        self._ranked = None
+        ranked = [each for each in self._ranked if each.commit != change.commit]
+        insort(ranked, change, key=self._place)
+        self._ranked = ranked
 
     def shared(self, inside: Collection[str]) -> None:
         """The best now has the changes `inside`."""
-        self._ranked = None
         for each in inside:
             self._apart.pop(each, None)
             self._kept.pop(each, None)
             self._missed.pop(each, None)
+        self._rank()
 
     def drop(self, commits: Iterable[str]) -> None:
         """These cannot be had: they conflict with the best, or have brought nothing there alone."""
-        self._ranked = None
         for each in commits:
             self._kept.pop(each, None)
             self._missed.pop(each, None)
             self._limits.pop(each, None)
+        self._rank()
 
     def part(self, commits: Iterable[str]) -> None:
         """These conflict with the best. What was kept of them may still be better than that by itself."""
@@ -64,26 +68,30 @@ class Pool:
         self.drop(commits)
 
     @property
-    def apart(self) -> list[Change]:
-        """Kept changes that cannot be brought together with the best."""
-        return list(self._apart.values())
+    def apart(self) -> list[str]:
+        """Kept changes that cannot be brought together with the best, by their commits."""
+        return list(self._apart)
 
     def halve(self, tried: Sequence[str]) -> None:
         """This group brought nothing. What was alone is dropped, and a near miss that would be: it was once before."""
         half = len(tried) // 2
         self.drop(each for each in tried if half < (1 if each in self._kept else 2))
         self._limits |= dict.fromkeys((each for each in tried if each in self._kept or each in self._missed), half)
+        self._rank()
 
     def promote(self, commits: Sequence[str], likely: float, spread: float) -> None:
         """Near misses of a group that was kept are kept themselves, and each has its share of what that brings."""
-        self._ranked = None
         for each in commits:
             if each in self._missed:
                 share = replace(self._missed.pop(each), likely=likely / len(commits))
                 self._kept[each] = replace(share, spread=spread / math.sqrt(len(commits)))
+        self._rank()
 
     def is_kept(self, commit: str) -> bool:
         return commit in self._kept
+
+    def keeps_any(self, commits: Collection[str]) -> bool:
+        return not self._kept.keys().isdisjoint(commits)
 
     def next_kept(self, most: int) -> list[Change]:
         """The kept changes to be tried next, `most` at most, in the order in which they are to be picked."""
@@ -91,8 +99,6 @@ class Pool:
 
     def next_missed(self, most: int, busy: Collection[str]) -> list[Change]:
         """The near misses to be tried next, without those that are being tried."""
-        if self._ranked is None:
-            self._ranked = self._in_order(self._missed)
         return _group((each for each in self._ranked if each.commit not in busy), self._limits, most)
 
     def tried_before(self, group: Iterable[Change]) -> bool:
@@ -101,14 +107,18 @@ class Pool:
 
     def _in_order(self, changes: dict[str, Change]) -> list[Change]:
         """What may be tried in the largest company first, then what is expected to bring most."""
-        limits = self._limits
-        return sorted(
-            changes.values(), key=lambda each: (-limits.get(each.commit, math.inf), -each.likely, each.number)
-        )
+        return sorted(changes.values(), key=self._place)
+
+    def _rank(self) -> None:
+        self._ranked = self._in_order(self._missed)
+
+    def _place(self, each: Change) -> tuple[float, float, int]:
+        return (-self._limits.get(each.commit, math.inf), -each.likely, each.number)
 
     def fork(self) -> Pool:
         """A copy that keeps its own changes to itself."""
-        fork = copy.copy(self)
+        fork = Pool.__new__(Pool)
+        fork._ranked = self._ranked
         fork._kept, fork._missed = dict(self._kept), dict(self._missed)
         fork._apart, fork._limits = dict(self._apart), dict(self._limits)
         return fork

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.model import (
@@ -74,8 +74,7 @@ class Agent(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """The mean of `n` measurements of one commit."""
 
     n: int
@@ -97,6 +96,12 @@ class Case:
     worth: float  # the gain to be expected of one evaluation spent on something new
     lead: float | None  # the gain over the published best
     lines: int  # net lines added against the parent
+    own: float = 0.0  # the noise of the candidate itself, where that is far beyond `sigma`; else 0
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of one more measurement of the candidate."""
+        return max(self.sigma, self.own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from autoresearch_ray.model import (
     Nominated,
     Published,
     Refused,
+    Remeasure,
     Rule,
     Status,
 )
@@ -91,18 +92,19 @@ def _verdict(draft: Draft, candidate: Experiment) -> Judged | None:
     if draft.lane.remeasure_failures_in_a_row >= PATIENCE:
         return judged(Status.LOST, "it could not be measured again, nor its parent for comparison")
     commit = candidate.commit or ""
-    comparison = board.evidence.gain(commit, candidate.parent)
+    comparison, last = board.evidence.gain(commit, candidate.parent), evaluations_to_spare(draft) <= 0
     if comparison is None:
-        return None
+        return judged(Status.LOST, "no evaluation is left to compare it with its parent") if last else None
     gain, error = comparison
     broken = _broken(board, commit)
     if broken:
         return judged(Status.DISCARD, broken, gain, error)
     judgement = _judgement(draft, candidate, candidate.parent, (gain, error), draft.policy.judge)
     doubts = f"suspicious ({'; '.join(candidate.doubts)}): " if candidate.doubts else ""
-    if judgement.call == "again" or (doubts and judgement.call == "keep" and len(candidate.values) < _DOUBTED):
+    doubtful = bool(doubts) and len(candidate.values) < _DOUBTED
+    if not last and (judgement.call == "again" or (doubtful and judgement.call == "keep")):
         return None
-    status = Status.KEEP if judgement.call == "keep" else Status.DISCARD
+    status = Status.KEEP if judgement.call == "keep" and not doubtful else Status.DISCARD
     return judged(status, doubts + judgement.reason, gain, error, judgement.likely, judgement.spread)
 
 
@@ -121,9 +123,10 @@ def _judgement(
     for each in board.program.eval.also:
         evidence = board.others[each.name]
         gain, sigma = evidence.gain(commit, over), evidence.sigma(draft.device_class) or 0.0
+        noise = evidence.sigma(draft.device_class, commit) or 0.0
         if gain is not None:
             # Nothing is known of what changes do to it: as likely better as worse, by some noise.
-            scaled = Case(*gain, evidence.times(commit), sigma, (0.0, 2 * sigma), 0.0, None, candidate.lines)
+            scaled = Case(*gain, evidence.times(commit), sigma, (0.0, 2 * noise), 0.0, None, candidate.lines, noise)
             said[each.name] = (ask(scaled), *gain)
     for name, (_, gain_in, unsure) in said.items():
         if gain_in < -2 * unsure:
@@ -138,6 +141,7 @@ def _judgement(
 def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: float) -> Case:
     """`candidate` against `over`, for the policy."""
     board, sigma, commit = draft.board, draft.sigma, candidate.commit or ""
+    noise = board.evidence.sigma(draft.device_class, commit) or 0.0
     best = board.best
     leads = board.evidence.gain(commit, best.commit) if best and best.commit else None
     return Case(
@@ -145,10 +149,11 @@ def case(draft: Draft, candidate: Experiment, over: str, gain: float, error: flo
         error=error,
         n=board.evidence.times(commit),
         sigma=sigma,
-        prior=_prior(board, candidate, over, sigma),
+        prior=_prior(board, candidate, over, noise),
         worth=math.inf if board.closed else board.effects.worth(sigma),
         lead=leads[0] if leads else None,
         lines=candidate.lines,
+        own=noise if noise > sigma else 0.0,
     )
 
 
@@ -181,7 +186,7 @@ def _broken(board: Board, commit: str) -> str:
         score, base = evidence.score(commit), evidence.score(evidence.base)
         if score is None:
             continue
-        unsure = 2 * (evidence.noise.sigma or 0.0) / math.sqrt(score.n)
+        unsure = 2 * (evidence.deviation(commit) or 0.0) / math.sqrt(score.n)
         if each.bound is not None and each.direction.gain(score.mean, each.bound) < -unsure:
             return f"{each.name} is {score.mean:.4g}, and the limit is {each.bound:.4g}"
         if each.limit is not None and base is not None:
@@ -207,8 +212,12 @@ def settle(draft: Draft) -> None:
     standing = standing_of_nominee(draft)
     if standing is None:
         return
+    under_way = draft.under_way[nominee.commit] + draft.under_way[(board.best and board.best.commit) or ""]
     if standing.call == "discard":
         draft.note(Refused(draft.now, nominee.id, nominee.commit, standing.reason))
+    elif standing.call == "again" and draft.evaluations_left <= 0 and not under_way:
+        reason = f"no evaluation is left to make sure of it: {standing.reason}"
+        draft.note(Refused(draft.now, nominee.id, nominee.commit, reason))
     elif standing.call == "keep" and (verdict := _held_out(draft, nominee.commit)) is not None:
         if verdict:
             draft.note(Refused(draft.now, nominee.id, nominee.commit, verdict))
@@ -219,22 +228,37 @@ def settle(draft: Draft) -> None:
         draft.note(Published(draft.now, nominee.id, nominee.commit, score.mean, times))
 
 
-def leads(draft: Draft, commit: str) -> bool:
-    """Whether `commit` reads better than the published best, where both were measured on one class."""
-    best = draft.board.best
-    comparison = draft.board.evidence.gain(commit, best.commit) if best and best.commit else None
-    return comparison is not None and comparison[0] > 0
-
-
 def _can_be_measured(draft: Draft) -> bool:
     """Whether a lane is left that has not failed again and again at measuring what others have found."""
     return any(lane.remeasure_failures_in_a_row < PATIENCE for lane in (draft.lane, *draft.working))
 
 
 def nominate(draft: Draft, experiment: Experiment) -> None:
-    """`experiment` would be the best: from now on it is confirmed."""
+    """`experiment` would be the best: from now on it is confirmed, if enough evaluations are left for that."""
     assert experiment.commit is not None
-    draft.note(Nominated(draft.now, experiment.id, experiment.commit))
+    if draft.evaluations_left >= to_confirm(draft, experiment.commit):
+        draft.note(Nominated(draft.now, experiment.id, experiment.commit))
+
+
+def to_confirm(draft: Draft, commit: str) -> int:
+    """How many evaluations must still be ordered, at least, until `commit` can be published."""
+    board, best = draft.board, draft.board.best
+    missing = draft.policy.confirmations - board.evidence.times(commit) - draft.under_way[commit]
+    places = _elsewhere(draft, commit)
+    compared = board.evidence.gain(commit, (best and best.commit) or "") is not None
+    return max(0, missing, 1 if places and not measured_in(draft, places, commit) else 0) + (not compared)
+
+
+def evaluations_to_spare(draft: Draft) -> float:
+    """Evaluations that are left, and that what would be the best does not need."""
+    nominee = draft.board.nominee
+    return draft.evaluations_left - (to_confirm(draft, nominee.commit) if nominee else 0)
+
+
+def measured_in(draft: Draft, places: set[tuple[int, str]], commit: str) -> bool:
+    """Whether another lane is measuring `commit` on one of these (worker, device class)."""
+    measuring = (each for each in draft.working if isinstance(each.order, Remeasure) and each.order.commit == commit)
+    return any((each.seat.worker, each.seat.device_class) in places for each in measuring)
 
 
 def _nominate(draft: Draft) -> None:
@@ -280,11 +304,15 @@ def wanted_elsewhere(draft: Draft) -> set[tuple[int, str]]:
     A second device is enough, of another class where there is one.
     """
     nominee = draft.board.nominee
-    if nominee is None or draft.policy.confirmations < 2:
+    return _elsewhere(draft, nominee.commit) if nominee else set()
+
+
+def _elsewhere(draft: Draft, commit: str) -> set[tuple[int, str]]:
+    if draft.policy.confirmations < 2:
         return set()
     able = [lane for lane in (draft.lane, *draft.working) if lane.remeasure_failures_in_a_row < PATIENCE]
     seats = [lane.seat for lane in able]
-    seen = draft.board.places(nominee.commit)
+    seen = draft.board.places(commit)
     workers, classes = {each.worker for each in seen}, {each.device_class for each in seen}
     others = {(each.worker, each.device_class) for each in seats if each.device_class not in classes}
     if others and len(classes) < 2:

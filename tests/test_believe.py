@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,11 +103,13 @@ class Night:
         (self.toy.folder / "train.py").write_text(text)
         self.base = self.toy.commit("the training")
 
-    def program(self, *, command: str = "python train.py", workers: int = 2, **words: object) -> Path:
-        """The first evaluations wait for each other: no worker finds that it is alone."""
+    def program(
+        self, *, command: str = "python train.py", workers: int = 2, first: int | None = None, **words: object
+    ) -> Path:
+        """The evaluations of the `first` lanes, or of all, wait for each other: no worker finds that it is alone."""
         noted = f'echo "$AUTORESEARCH_EXPERIMENT $(sha256sum < train.py)" >> {self.record}'
         there = f"cut -d- -f1 {self.record} | sort -u | wc -l"
-        command = f"{noted}; until [ $({there}) -ge {workers} ]; do sleep 0.01; done; {command}"
+        command = f"{noted}; until [ $({there}) -ge {first or workers} ]; do sleep 0.01; done; {command}"
         return self.toy.program(**{"agent": "scripted", "command": command, "workers": workers, **words})  # type: ignore[arg-type]
 
     def script(self, **lanes: list[Line]) -> str:
@@ -649,7 +652,6 @@ def test_a_number_that_is_good_once_and_usual_ever_after_is_not_published(night:
     assert not board.published
 
 
-@pytest.mark.xfail(strict=True, reason="its scatter goes into the noise of all; it should widen its own error alone")
 def test_one_unsteady_candidate_does_not_hide_what_is_found_after_it(night: Night) -> None:
     night.train(TRAIN.replace("print(", "LUCK = 0.0\n# the end\nprint(").replace("1 - A", "1 - LUCK - A"))
     unsteady = line(("LUCK = 0.0\n# the end\n", "LUCK = 0.3\n" + once(night, "LUCK = 0.0")))
@@ -797,23 +799,28 @@ def test_a_holdout_that_fails_publishes_nothing_and_hangs_nothing(night: Night, 
 
 
 @pytest.mark.parametrize(
-    "limit", ["experiments: 1", "experiments: 2", "evaluations: 5", "evaluations: 9", "plateau: 1"]
+    ("limit", "workers"),
+    [
+        *itertools.product(["experiments: 1", "experiments: 2", "plateau: 1"], [1, 2]),
+        *itertools.product(["evaluations: 5", "evaluations: 9"], [1, 2, 8]),
+    ],
 )
-@pytest.mark.parametrize("workers", [1, 2])
 def test_a_tiny_run_without_noise_ends_and_publishes_exact_gains(night: Night, limit: str, workers: int) -> None:
     night.train(TRAIN.replace(" + random.gauss(0, 0.001)", ""))
-    script = night.script(cpu0=[sets("A", 0.25), *worse(0.5, 0.25, 0.75)], cpu1=[sets("B", 0.5), *worse(0.6, 0.35)])
-    board = ended(night, night.program(workers=workers, more=f"{limit}\n{script}"))
+    gains = {"cpu0": [sets("A", 0.25), *worse(0.5, 0.25, 0.75)], "cpu1": [sets("B", 0.5), *worse(0.6, 0.35)]}
+    harm = {f"cpu{lane}": worse(lane / 8, lane / 4) for lane in range(2, 8)}
+    script = night.script(**gains, **harm)
+    board = ended(night, night.program(workers=workers, first=min(workers, 2), more=f"{limit}\n{script}"))
     assert board.closed is not None and board.closed.finished
-    best = board.best
+    best, (kind, most) = board.best, limit.split(": ")
     assert best is not None and best.commit is not None and board.counted > 0
     brought = {each.idea: each.value for each in board.experiments if each.commit in board.contains(best.commit)}
     assert best.value == 1 - 0.25 * ("A = 0.25" in brought) - 0.5 * ("B = 0.5" in brought)
     assert all(each.value == board.at(each.commit).value for each in board.published)  # type: ignore[union-attr]
     assert board.noise in (0, None)
-    if limit == "evaluations: 5":
-        assert board.evaluations <= 9  # what is undecided then is decided; there may be too few to confirm anything
-    else:
+    if kind == "evaluations":
+        assert board.evaluations == len(night.record.read_text().splitlines()) <= int(most)
+    if most != "5" and workers < 8:  # else there may be too few to find or to confirm anything
         assert brought and board.published
 
 
@@ -854,35 +861,80 @@ def test_no_run_ends_while_something_is_nominated(sigmas: float) -> None:
     assert [game.board.nominee for game in with_one_gain(sigmas, 1, 1)] == [None] * 100
 
 
+def with_one_unsteady(luck: float, lanes: int, before: int) -> list[tuple[bool, bool]]:
+    """Runs in which a change after `before` others reads better by `luck` once and like the base ever after, and the
+    next one is better by ten standard deviations: whether the first was published, and the second is in what was."""
+    found = []
+    for seed in range(25):
+        effects = itertools.chain([0.02] * before, [0.0, -0.01], itertools.repeat(0.02))
+        game = Game.of(lanes, seed, experiments=before + 2 + 2 * lanes)
+        game.propose = lambda game, parent, effects=effects: next(effects)  # type: ignore[misc]
+        proposed: list[str] = []
+        while game.active():
+            attempt = game.attempt(game.chance.choice(game.active()))
+            measured = attempt.measurement
+            if attempt.kind == "propose" and attempt.commit:
+                proposed.append(attempt.commit)
+                if len(proposed) == before + 1 and measured.value is not None:
+                    attempt = replace(attempt, measurement=replace(measured, value=measured.value - luck))
+            game.hand_in(attempt)
+        published = [each.commit for each in game.board.published]
+        inside = game.board.contains(published[-1]) if published else frozenset()
+        found.append((proposed[before] in published, proposed[before + 1] in inside))
+    return found
+
+
+@pytest.mark.parametrize("luck", [0.01, 0.03, 0.3])
+@pytest.mark.parametrize(("lanes", "before"), [(1, 0), (1, 10), (2, 0), (8, 10)])
+def test_an_unsteady_candidate_is_not_published_and_what_comes_after_it_is(
+    luck: float, lanes: int, before: int
+) -> None:
+    found = with_one_unsteady(luck, lanes, before)
+    assert sum(unsteady for unsteady, _ in found) <= 1  # ten standard deviations, of which three are left in the mean
+    assert sum(good for _, good in found) >= 20  # with two lanes, one may be done before the noise is known
+
+
 # --- The example -----------------------------------------------------------------------------------------------------
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 SCORED = "AUTORESEARCH_STEPS=20 python harness.py"  # to the last digit the same for the same seed
 
 
-def lucky(checkout: Path, brief: Brief) -> None:
-    """A change that helps by one or two standard deviations with the seed that it is first measured with, and with no
-    other: the learning rate that does so is found by trying."""
-    path = checkout / "train.py"
-    text = path.read_text()
-    environ = os.environ | {"AUTORESEARCH_SEED": str(brief.seed), "PATH": f"{Path(sys.executable).parent}:{os.defpath}"}
-    base = brief.history[0].value
-    assert base is not None
-    rate = 5e-4
-    for _ in range(8):
-        path.write_text(text.replace("    model = Model(seed)\n", BY_SEED.format(seed=brief.seed, rate=rate)))
-        done = subprocess.run(SCORED, shell=True, cwd=checkout, env=environ, capture_output=True, text=True, check=True)
-        gain = base - float(done.stdout.partition("\nval_bpb: ")[2].split()[0])
-        if 0.15 < gain < 0.25:
-            return
-        rate += (0.2 - gain) / 1500
-    pytest.fail(f"no luck: {gain}")
+def lucky(run_folder: Path) -> Edit:
+    """A change that helps with the seed that it is first measured with and does harm with all others.
+
+    By how much it helps is found by trying rates on this machine: as much as the noise of this run leaves in doubt.
+    """
+
+    def edit(checkout: Path, brief: Brief) -> None:
+        board = replay(ledger.read(run_folder / "ledger.jsonl"))
+        base, sigma = board.baseline, board.evidence.sigma(board.classes[0])
+        assert base is not None and base.value is not None
+        wanted = 1.8 * sigma if sigma else 0.2  # 2.7 would be kept at once, and 0.9 thrown away
+        path = checkout / "train.py"
+        text = path.read_text()
+        environ = os.environ | {
+            "AUTORESEARCH_SEED": str(brief.seed),
+            "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+        }
+        rate = 5e-4 + wanted / 1500  # bits per byte fall by about so much for so much more
+        for _ in range(12):
+            path.write_text(text.replace("    model = Model(seed)\n", BY_SEED.format(seed=brief.seed, rate=rate)))
+            done = subprocess.run(
+                SCORED, shell=True, cwd=checkout, env=environ, capture_output=True, text=True, check=True
+            )
+            gain = base.value - float(done.stdout.partition("\nval_bpb: ")[2].split()[0])
+            if 0.8 * wanted < gain < 1.2 * wanted:
+                return
+            rate += (wanted - gain) / 1500
+        pytest.fail(f"no luck: {gain}, not {wanted}")
+
+    return edit
 
 
 BY_SEED = """\
     global LR
-    if seed == {seed}:
-        LR = {rate}
+    LR = {rate} if seed == {seed} else -2e-3
     model = Model(seed)
 """
 
@@ -898,16 +950,15 @@ def test_in_the_example_a_change_that_was_better_with_its_first_seed_and_not_wit
     assert "`python harness.py`" in page
     repo.write("program.md", page.replace("`python harness.py`", f"`{SCORED}`"))
     repo.commit()
-    player.plays["cpu0"] = [lucky]
-    # Seeds follow from the tag: with this one the harness's own noise is usual at first, and kind to nobody later on.
+    player.plays["cpu0"] = [lucky(repo.folder / ".autoresearch" / "n109")]
     words: dict[str, object] = {"tag": "n109", "agent": PLAYER, "workers": 1, "backend": "local", "experiments": 1}
     with research(repo.folder, policy=policy, **words) as session:
         list(session)
     baseline, tried = session.board.experiments[:2]
     before = player.told["cpu0"][0].history[0].value
-    assert before is not None and tried.values[0] < before - 0.15  # one standard deviation is about 0.1
+    assert before is not None and tried.values[0] < before
     if policy == "greedy":  # which is how luck is published
         assert tried.status is Status.KEEP and session.best == tried and len(tried.values) == 1
         return
     assert tried.status is Status.DISCARD and not session.board.published and session.best == baseline
-    assert len(tried.values) > 1 and all(each > tried.values[0] + 0.1 for each in tried.values[1:])
+    assert len(tried.values) > 1 and all(each > before for each in tried.values[1:])

@@ -288,6 +288,109 @@ def test_a_fork_sees_all_and_keeps_its_own_to_itself(values: Values, more: Value
     assert answers(evidence) == before
 
 
+# --- What is less steady than the rest -------------------------------------------------------------------------------
+
+seeds = st.integers(0, 10**6)
+
+
+def steady(seed: int, commits: int, sigma: float = 0.001) -> list[list[float]]:
+    """Measurements of so many commits, two or three of each, around values of their own; the base is the first."""
+    chance = random.Random(seed)
+    truths = [1.0] + [chance.gauss(1.0, 0.01) for _ in range(commits - 1)]
+    return [[chance.gauss(truth, sigma) for _ in range(chance.choice([2, 3]))] for truth in truths]
+
+
+def taken(commits: list[list[float]], odd: list[float] | None = None, at: int = 0) -> Evidence:
+    """Evidence of these commits, which are measured one after the other, and of an odd one that comes between."""
+    evidence = Evidence("0", Direction.LOWER)
+    named = [(str(name), values) for name, values in enumerate(commits)]
+    named[at:at] = [("odd", odd)] if odd else []
+    for name, values in named:
+        for value in values:
+            evidence.add(name, "H100", value)
+    return evidence
+
+
+@given(seed=seeds, sigma=st.floats(1e-9, 1e3))
+def test_the_noise_of_commits_that_are_all_alike_is_that_of_the_textbook(seed: int, sigma: float) -> None:
+    commits = steady(seed, 60, sigma)
+    textbook = noise_of(commits).sigma
+    assert taken(commits).noise.sigma == pytest.approx(textbook, rel=0.25)  # one in 700 is left out by chance
+
+
+@given(first=numbers, second=numbers)
+def test_the_first_two_measurements_of_the_base_are_the_noise_whatever_they_are(first: float, second: float) -> None:
+    noise = taken([[first, second], [5.0]]).noise
+    assert noise.degrees_of_freedom == 1 and noise.sigma == pytest.approx(abs(first - second) / math.sqrt(2), abs=1e-12)
+
+
+@given(seed=seeds, at=st.integers(1, 12), luck=st.floats(0.1, 1e12), times=st.integers(2, 16))
+def test_one_unsteady_commit_makes_the_noise_of_nobody_else_larger(seed: int, at: int, luck: float, times: int) -> None:
+    commits = steady(seed, 12)
+    odd = [1.0 - luck] + [random.Random(seed).gauss(1.0, 0.001) for _ in range(times - 1)]
+    without, beside = taken(commits), taken(commits, odd, at)
+    assert beside.noise.sigma == pytest.approx(without.noise.sigma, rel=0.5)
+    alone, same = without.gain("3", "0"), beside.gain("3", "0")
+    assert alone and same and same == pytest.approx(alone, rel=0.6)
+
+
+@given(seed=seeds, at=st.integers(1, 12), luck=st.floats(0.1, 1e12), times=st.integers(2, 16))
+def test_one_unsteady_commit_is_as_unsure_as_its_own_scatter_makes_it(
+    seed: int, at: int, luck: float, times: int
+) -> None:
+    odd = [1.0 - luck] + [random.Random(seed).gauss(1.0, 0.001) for _ in range(times - 1)]
+    evidence = taken(steady(seed, 12), odd, at)
+    gain, deviation = evidence.gain("odd", "0"), evidence.deviation("odd")
+    assert gain and deviation == pytest.approx(statistics.stdev(odd), rel=1e-6)
+    assert gain[1] >= deviation / math.sqrt(times) and gain[0] < 1.5 * gain[1]
+    others = [evidence.deviation(str(each)) for each in range(12)]
+    assert all(each is not None and each < 0.01 for each in others)
+
+
+@given(seed=seeds, quiet=st.floats(0.0, 1e-9))
+def test_a_base_that_was_quiet_by_chance_does_not_keep_the_noise_small(seed: int, quiet: float) -> None:
+    commits = steady(seed, 12)
+    sigma = taken([[1.0, 1.0 + quiet], *commits]).noise.sigma
+    assert sigma == pytest.approx(noise_of(commits).sigma, rel=0.5)
+
+
+@given(seed=seeds, digits=st.sampled_from([2, 3]))
+def test_a_metric_with_few_digits_that_often_reads_the_same_is_not_taken_for_one_without_noise(
+    seed: int, digits: int
+) -> None:
+    commits = [[round(each, digits) for each in values] for values in steady(seed, 40, 0.4 * 10**-digits)]
+    textbook = noise_of(commits).sigma
+    assert textbook and taken(commits).noise.sigma == pytest.approx(textbook, rel=0.35)
+
+
+@given(seed=seeds, rounding=st.sampled_from([0.0, 1e-15, 1e-13]), more=st.integers(5, 20))
+def test_without_noise_one_unsteady_commit_changes_nothing_for_others(seed: int, rounding: float, more: int) -> None:
+    chance = random.Random(seed)
+    commits = [[each, each * (1 + rounding * chance.random())] for each in (chance.random() for _ in range(more))]
+    evidence = taken(commits, [0.7, 1.0, 1.0], 1)
+    sigma, own = evidence.noise.sigma, evidence.gain("odd", "0")
+    assert sigma is not None and sigma <= 1e-12 and own and own[1] > 0.1
+    exact = evidence.gain("2", "0")
+    assert exact and exact[1] <= 1e-11
+
+
+@given(seed=seeds, at=st.integers(0, 12), scale=st.floats(1e-6, 1e6))
+def test_in_another_unit_all_is_the_same(seed: int, at: int, scale: float) -> None:
+    commits, odd = steady(seed, 12), [0.7, 1.0, 1.0]
+    plain = taken(commits, odd, at)
+    scaled = taken([[each * scale for each in values] for values in commits], [each * scale for each in odd], at)
+    for each in ("odd", "5"):
+        before, after = plain.gain(each, "0"), scaled.gain(each, "0")
+        assert before and after and after == pytest.approx((before[0] * scale, before[1] * scale), rel=1e-6)
+
+
+def test_what_is_unsteady_on_devices_of_one_class_is_not_believed_on_those_of_another() -> None:
+    evidence = taken(steady(1, 12), [0.7, 1.0, 1.0])
+    for commit, value in (("0", 1.5), ("0", 1.501), ("odd", 1.2), ("1", 1.5)):
+        evidence.add(commit, "H200", value)
+    assert (evidence.sigma("H200", "odd") or 0) > 0.1 > 10 * (evidence.sigma("H200", "1") or 1)
+
+
 # --- Suspicion -------------------------------------------------------------------------------------------------------
 
 PARENT = Experiment(

@@ -89,6 +89,7 @@ PURE = {
 }
 STILL = {
     "__future__",
+    "bisect",
     "collections",
     "copy",
     "dataclasses",

@@ -29,7 +29,7 @@ class Bayes:
     most = 16  # measurements of one candidate, whatever it may be worth
 
     def judge(self, case: Case) -> Judgement:
-        if not case.sigma or not case.error:
+        if not case.error:
             return self._exact(case)
         mean, spread = posterior(case)
         sure = chance_above_zero(mean, spread)
@@ -47,7 +47,7 @@ class Bayes:
         return Judgement("discard", f"{why}: {words}", mean, spread)
 
     def publishes(self, case: Case) -> Judgement:
-        if not case.sigma or not case.error:
+        if not case.error:
             return self._exact(case)
         mean, spread = posterior(case)
         sure = chance_above_zero(mean, spread)
@@ -63,7 +63,7 @@ class Bayes:
 
     def _value_of_another(self, case: Case, mean: float, spread: float) -> float:
         """By how much one more measurement can be expected to better the decision."""
-        moved = spread * spread / math.hypot(spread, case.sigma)  # standard deviation of the next mean
+        moved = spread * spread / math.hypot(spread, case.noise)  # standard deviation of the next mean
         return expected_excess(mean, moved) - max(0.0, mean)
 
     def _exact(self, case: Case) -> Judgement:
