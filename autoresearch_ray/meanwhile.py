@@ -1,8 +1,8 @@
 """What lanes do while no agent can be asked: work that needs no model and helps, or nothing.
 
 A slot that waits costs no more than one that measures for nothing. What helps, in this order: confirming what would be
-the best, bringing changes together (rules of `orders` that ask for less then, see `stands_idle`), knowing the best better,
-which all are compared with, and trying the best without one of its changes.
+the best, bringing changes together (rules of `orders` that ask for less then, see `stands_idle`), knowing the best
+better, which all are compared with, and trying the best without one of its changes.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ def meanwhile(draft: Draft) -> Order | None:
     """No agent can be asked: the best is measured once more, or without one of its changes, or the lane waits."""
     why = why_not(draft)
     if why:
-        work = (
-            (_know_the_best(draft) or _ablate(draft))
-            if stands_idle(draft) and evaluations_to_spare(draft) > 0
-            else None
-        )
+        work = None
+        if stands_idle(draft) and evaluations_to_spare(draft) > 0:
+            work = _know_the_best(draft) or _ablate(draft)
         return work or _wait(draft, why)
     return _begin_apart(draft)
 
