@@ -114,11 +114,11 @@ def test_a_provider_that_limits_the_rate_is_left_alone_and_the_slots_measure_wha
 ) -> None:
     with (
         Provider(lambda number: 429 if 2 <= number < 5 else 200).serving() as provider,
-        research(program(toy, provider.command(tmp_path), experiments=14)) as session,
+        research(program(toy, provider.command(tmp_path), experiments=10)) as session,
     ):
         list(session)
     board = session.board
-    assert board.closed is not None and board.closed.finished and counted_at_the_limit(toy.run_folder()) == 14
+    assert board.closed is not None and board.closed.finished and counted_at_the_limit(toy.run_folder()) == 10
     assert replay(ledger.read(toy.run_folder() / "ledger.jsonl")).breaker == board.breaker == Breaker()
 
     limited = [each for each in provider.requests if each.status == 429]
