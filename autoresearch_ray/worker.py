@@ -114,13 +114,14 @@ class Worker:
         options = self._welcome.program.options
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
+        lanes = None if options.lanes == "auto" else min(options.lanes, len(_LETTERS))
         self._seat = Seat("", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind)
         self._evaluator = Evaluator(
             welcome=self._welcome,
             store=self._store,
             folder=self._folder,
             shared=node / "setup",
-            slot=Slot(self.gpus, self.cores, Pace(None if options.lanes == "auto" else options.lanes)),
+            slot=Slot(self.gpus, self.cores, Pace(lanes)),
             monitor=monitor,
             environ=self._environ,
         )
