@@ -123,6 +123,7 @@ class Worker:
         self.store.secrets = tuple(each.encode() for each in secret_values(options, self.environ))
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
+        lanes = None if options.lanes == "auto" else min(options.lanes, len(_LETTERS))
         self._walls, said = sandbox(options.sandbox, self.environ, self._home_of_program())
         self._seat = Seat(
             "", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind, sandbox=said
@@ -132,7 +133,7 @@ class Worker:
             store=self.store,
             folder=self.folder,
             shared=scratch(self.welcome) / "setup",
-            slot=Slot(self.gpus, self.cores, Pace(None if options.lanes == "auto" else options.lanes), self._clock),
+            slot=Slot(self.gpus, self.cores, Pace(lanes), self._clock),
             monitor=monitor,
             environ=self.environ,
             walls=self._walls,
