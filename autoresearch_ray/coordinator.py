@@ -59,12 +59,12 @@ _LOGS = 5000  # the newest, which stay besides those of what was kept
 class Coordinator:
     """A `Desk`. Safe to be called from many threads."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
         """Take up the run in `folder`, whose ledger has been opened. Raises `LedgerError` if another one has it."""
         self.folder = folder
-        self._clock = clock
         self._ledger = ledger.Ledger(folder / "ledger.jsonl", patience_seconds=_PATIENCE_SECONDS)
         self._board = boards.replay(ledger.read(folder / "ledger.jsonl"))
+        self._clock = clock or steady(self._board.last_at)
         self._hub = Hub.open(folder / "hub.git")
         self._hub.unlock()
         self._policy: Policy = named("policies", self._board.program.options.policy)()
@@ -263,6 +263,15 @@ class Coordinator:
             rework=rework,
         )
         return Brief(order.id, prompt, board.direction, tuple(_past(each) for each in recent), order.seed)
+
+
+def steady(last: float) -> Callable[[], float]:
+    """Seconds since the epoch, not before `last`, that no later change of the machine's clock makes jump.
+
+    A night of eight hours would otherwise end when somebody sets the clock.
+    """
+    began, then = max(time.time(), last), time.monotonic()
+    return lambda: began + time.monotonic() - then
 
 
 def _needed(order: Order | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from autoresearch_ray import research
 from autoresearch_ray.board import replay
-from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.coordinator import Coordinator, steady
 from autoresearch_ray.errors import LedgerError
 from autoresearch_ray.ledger import Ledger, read
 from autoresearch_ray.model import (
@@ -350,3 +351,12 @@ def test_old_logs_are_collected_and_those_of_what_was_kept_stay(tmp_path: Path) 
     newest = [f"gpu{number % 2}/{number}{what}.log" for number in (9, 10, 11) for what in ("", ".agent")]
     assert left == sorted([*newest, "gpu0/2.log", "gpu0/2.agent.log"])
     collect_logs(tmp_path / "nowhere", set(), most=0)
+
+
+def test_a_clock_that_is_set_ends_no_night_and_no_time_comes_before_the_ledgers_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, began = steady(0.0), time.time()
+    monkeypatch.setattr(time, "time", lambda: began + 7200)
+    assert began - 1 < clock() < began + 60
+    assert steady(began + 9000)() >= began + 9000

@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 
 from autoresearch_ray import research
+from autoresearch_ray.account import parts
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.model import Event, Measured
 from autoresearch_ray.repo import Hub
@@ -127,10 +128,18 @@ def checks(here: World, story: Story, live: Board, temporary: Path) -> dict[str,
         "the live board equals the replay": "" if live.experiments == board.experiments else "it does not",
         "branches are what the ledger says": _some(astray),
         "the best is right": _the_best(hub, board),
+        "every second of every slot has a name": _unaccounted(board),
         "nothing stood still": _some(story.stuck),
         "no process is left": _some([str(each) for each in left]),
         "no tree is left": _some(trees),
     }
+
+
+def _unaccounted(board: Board) -> str:
+    """What the parts of the account miss of the wall clock, if it is more than a hundredth."""
+    wall = board.account.wall_seconds(board.last_at)
+    away = abs(sum(board.account.seconds(board.last_at).values()) - wall)
+    return f"{away:.0f} of {wall:.0f} s" if away > 0.01 * wall else ""
 
 
 def _the_best(hub: Hub, board: Board) -> str:
@@ -184,6 +193,10 @@ def main(faults: int, seed: int, as_json: bool) -> None:
         for row in rows:
             seconds = f"{row['median_seconds']:6.1f} s {row['longest_seconds']:6.1f} s"
             print(f"  {row['fault']:<24} {row['times']:5}   {seconds}")
+        wall = board.account.wall_seconds(board.last_at)
+        spent = parts(board.account.seconds(board.last_at))
+        shares = ", ".join(f"{part} {100 * sum(uses.values()) / wall:.1f} %" for part, uses in spent.items())
+        print(f"  {wall / 60:.0f} minutes of slots: {shares}")
         total = story.struck.total()
         print(f"  {total} faults, {here.drivers} drivers, {board.attempts} hand-ins, {board.counted} experiments")
         for name, wrong in held.items():
