@@ -71,13 +71,12 @@ class Slot:
         self.life, self.name, self.start = {}, None, at
 
 
+@dataclass
 class Account:
     """Of all slots, by the number of their worker."""
 
-    def __init__(self, at: float) -> None:
-        """`at` is when the first session began."""
-        self.slots: dict[int, Slot] = {}
-        self._session_began = at
+    _session_began: float  # at first, when the run began
+    slots: dict[int, Slot] = field(default_factory=dict)
 
     def report(self, spent: Spent | None) -> None:
         """A report of a worker's present life. One of an earlier life, or that was overtaken, comes too late."""

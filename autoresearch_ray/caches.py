@@ -9,7 +9,6 @@ cold caches is not compared with runs on warm ones.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +53,11 @@ class Caches:
             (target / folder).mkdir(exist_ok=True)
         return {name: str(target / folder) for name, folder in _FOLDERS.items()}
 
-    def keep(self, left: Path) -> bool:
-        """Keep what the base left in its copy, unless another slot was first. Whether there is anything in it."""
+    def keep(self, left: Path) -> None:
+        """Keep what the base left in its copy, unless another slot was first. Raises `OSError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        made = any(files for _, _, files in os.walk(left))
         try:
             left.rename(self.folder / "kept")
         except OSError:
             if not self.known:  # neither another slot was first, nor can it be kept
                 raise
-        return made

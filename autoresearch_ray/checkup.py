@@ -32,8 +32,8 @@ class Checkup:
 
     alone: bool = True  # nobody but this worker should be on the device; else who is there is not looked at
     pause: Callable[[str], bool] = _alone  # the desk's, for this worker
-    waiting: Callable[[], AbstractContextManager[object]] = nullcontext  # what waiting is done in, to be counted
     clock: Callable[[], float] = time.monotonic
+    waiting: Callable[[], AbstractContextManager[object]] = nullcontext  # what waiting is done in, to be counted
 
     def before(self, monitor: Monitor, drain: threading.Event) -> Failure | None:
         """Wait until nothing speaks against measuring, or until a drain. A `Failure` says why it cannot be done."""

@@ -187,12 +187,12 @@ class Evaluator:
         first = self._measured(trial, command, also)
         if not cold or first is None or first.value is None:
             return first
-        is_base = trial.commit == self.welcome.base
-        if is_base and not self._rooms.caches.keep(trial.room / "caches"):
+        used = any(files for _, _, files in os.walk(trial.room / "caches"))
+        if trial.commit == self.welcome.base:
+            self._rooms.caches.keep(trial.room / "caches")
+        if not used:
             return first
-        if not is_base and not self._rooms.caches.known:
-            if not any(files for _, _, files in os.walk(trial.room / "caches")):
-                return first
+        if not self._rooms.caches.known:
             base = self._measured(replace(trial, commit=self.welcome.base), command, ())
             if base is None:
                 return None
