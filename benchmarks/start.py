@@ -22,13 +22,12 @@ _LANES = 64
 
 def first_evaluation(folder: Path, backend: str, number: int) -> float:
     """Seconds from the start of `run` to the start of the first evaluation of a new run, the baseline's."""
-    times = folder / f"{backend}-{number}.times"
     options = f"backend: {backend}\nworkers: 1\nexperiments: 1"
-    command = f"date +%s.%N >> {times}; echo loss: 1"
-    repository = project(folder / f"{backend}-{number}", command, options, ["cpu0"], 1)
+    repository = project(folder / f"{backend}-{number}", "date +%s.%N; echo loss: 1", options, ["cpu0"], 1)
     begun = time.time()
     call(folder, repository, "run")
-    return float(times.read_text().split()[0]) - begun
+    first = repository / ".autoresearch" / "bench" / "logs" / "cpu0" / "1.log"
+    return float(first.read_text().split()[0]) - begun
 
 
 def long_run(folder: Path, experiments: int) -> None:

@@ -351,7 +351,7 @@ def test_one_unsteady_commit_is_as_unsure_as_its_own_scatter_makes_it(
 def test_a_base_that_was_quiet_by_chance_does_not_keep_the_noise_small(seed: int, quiet: float) -> None:
     commits = steady(seed, 12)
     sigma = taken([[1.0, 1.0 + quiet], *commits]).noise.sigma
-    assert sigma == pytest.approx(noise_of(commits).sigma, rel=0.5)
+    assert sigma == pytest.approx(noise_of(commits).sigma, rel=0.6)  # one of twelve that lies far out is set apart
 
 
 @given(seed=seeds, digits=st.sampled_from([2, 3]))

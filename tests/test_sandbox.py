@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -385,21 +386,27 @@ def test_a_baseline_that_misses_what_is_in_the_users_home_is_told_of_keep(
     assert driven(toy, "--tag", "t2").returncode == 0
 
 
+def holding_the_key(*folders: Path) -> tuple[list[Path], int]:
+    """The files below that hold the key, and how many bytes were looked at."""
+    found, searched = [], 0
+    for path in (each for folder in folders for each in folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            data = path.read_bytes()
+            searched += len(data)
+            found += [path] if KEY.encode() in data else []
+    return found, searched
+
+
 @pytest.mark.parametrize(
     ("mode", "backend"), [("none", "local"), pytest.param("bwrap", "ray", marks=needs_bwrap), ("none", "ray")]
 )
 def test_a_key_is_in_no_byte_that_a_run_leaves_behind(toy: Toy, temporary: Path, mode: str, backend: str) -> None:
     with_agent(toy, mode, backend)
-    (temporary / "ray").mkdir()
-    done = driven(toy, MY_KEY=KEY, RAY_TMPDIR=str(temporary))
+    with tempfile.TemporaryDirectory(dir="/tmp") as traces:  # Ray's sockets need a short path
+        done = driven(toy, MY_KEY=KEY, RAY_TMPDIR=traces)
+        found, searched = holding_the_key(toy.folder, temporary, Path(traces))
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr
-    found, searched = [], 0
-    for path in (each for folder in (toy.folder, temporary) for each in folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            searched += len(data)
-            found += [path] if KEY.encode() in data else []
     assert found == [] and searched > 10_000
     board = replay(ledger.read(toy.run_folder() / "ledger.jsonl"))
     ideas = {each.idea for each in board.experiments if each.kind == "propose"}

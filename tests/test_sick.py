@@ -474,13 +474,15 @@ class Fragile(NoMonitor):
 
     def __init__(self, gpus: tuple[str, ...]) -> None:
         super().__init__(gpus)
-        self.gpu, self.watched = gpus[0], 0
+        self.gpu, self.looks = gpus[0], 0
 
-    def watch(self):  # type: ignore[no-untyped-def]
-        self.watched += 1
-        return super().watch()
+    @property
+    def watched(self) -> int:
+        """Evaluations so far, the one that runs included: there is a look before each and one after it."""
+        return self.looks // 2
 
     def trouble(self, alone: bool) -> Trouble | None:  # type: ignore[override]
+        self.looks += 1
         sick = self.gpu != "0" and self.watched > self.lasts
         return Trouble("sick", f"GPU {self.gpu}: Xid 79: fallen off the bus") if sick else None
 
@@ -489,6 +491,7 @@ class Hopeless(Fragile):
     """All of them are."""
 
     def trouble(self, alone: bool) -> Trouble | None:  # type: ignore[override]
+        self.looks += 1
         return Trouble("sick", f"GPU {self.gpu}: Xid 95: uncontained memory error") if self.watched > 1 else None
 
 
