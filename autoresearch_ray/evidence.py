@@ -21,8 +21,6 @@ from autoresearch_ray.ports import Score
 _MOST = 1e300  # of a squared deviation: sums stay finite, and can be taken apart again
 _FEW, _RARE = 2, 0.1  # what so many do, and one in ten, is not odd: it is how this metric scatters
 _LEAST = 1e-300  # of a squared error: its inverse is finite
-
-
 _Spread = tuple[float, int, float]  # squared deviations, degrees of freedom, size of the values
 
 
@@ -38,47 +36,51 @@ class Scatter:
         self.base = base
         self.noise = Noise()
         self._calm = Noise()
-        self._seems: dict[str, _Spread] = {}
-        self._is: dict[str, _Spread] = {}
+        self._maybe: dict[str, _Spread] = {}  # what seems odd
+        self._odd: dict[str, _Spread] = {}  # what surely is
 
     def take(self, commit: str, squares: float, more: float, degrees_of_freedom: int, size: float) -> None:
         """The squared deviations of `commit` from its mean were `squares`; now there are `more`, and one degree of
         freedom more, which makes `degrees_of_freedom`. `size` is that of its values."""
-        if commit not in self._seems and commit not in self._is:
+        if commit not in self._maybe and commit not in self._odd:
             self._calm.pool(-squares, 1 - degrees_of_freedom)
         self._place(commit, (squares + more, degrees_of_freedom, size))
-        for each, spread in [*self._seems.items(), *self._is.items()]:
+        for each, spread in [*self._maybe.items(), *self._odd.items()]:
             if each != commit:
                 self._place(each, spread)
-        freedom, odd = self._calm.degrees_of_freedom, len(self._seems) + len(self._is)
-        noise = self._calm if freedom and not self._calm.equal(size) else _pooled(self._calm, self._seems)
-        common = odd > _FEW and odd > _RARE * freedom
-        self.noise = (_pooled(_pooled(self._calm, self._seems), self._is) if common else noise).fork()
+        freedom, odd = self._calm.degrees_of_freedom, len(self._maybe) + len(self._odd)
+        if odd > _FEW and odd > _RARE * freedom:
+            counts = _pooled(self._calm, self._maybe | self._odd)
+        elif freedom and not self._calm.equal(size):
+            counts = self._calm
+        else:
+            counts = _pooled(self._calm, self._maybe)
+        self.noise = counts.fork()
 
     def _place(self, commit: str, spread: _Spread) -> None:
-        self._seems.pop(commit, None)
-        self._is.pop(commit, None)
-        others = _pooled(self._calm, self._seems)
+        self._maybe.pop(commit, None)
+        self._odd.pop(commit, None)
+        others = _pooled(self._calm, self._maybe)
         if others.equal(spread[2]):  # then what differs is odd as long as it is alone
-            others = _pooled(others, self._is)
+            others = _pooled(others, self._odd)
         seems, is_so = others.compare(*spread)
         if is_so:
-            self._is[commit] = spread
+            self._odd[commit] = spread
         elif seems and commit != self.base:
-            self._seems[commit] = spread
+            self._maybe[commit] = spread
         else:
             self._calm.pool(*spread[:2])
 
     def own(self) -> Iterator[tuple[str, tuple[float, int]]]:
         """The commits that seem less steady than others, each with its standard deviation and degrees of freedom."""
         if self._calm.degrees_of_freedom:  # else there are no others
-            for commit, (squares, degrees_of_freedom, _) in (self._seems | self._is).items():
+            for commit, (squares, degrees_of_freedom, _) in (self._maybe | self._odd).items():
                 yield commit, (math.sqrt(squares / degrees_of_freedom), degrees_of_freedom)
 
     def fork(self) -> Scatter:
         fork = Scatter.__new__(Scatter)
         fork.base, fork.noise, fork._calm = self.base, self.noise, self._calm.fork()
-        fork._seems, fork._is = dict(self._seems), dict(self._is)
+        fork._maybe, fork._odd = dict(self._maybe), dict(self._odd)
         return fork
 
 

@@ -109,7 +109,9 @@ class Night:
         """The evaluations of the `first` lanes, or of all, wait for each other: no worker finds that it is alone."""
         noted = f'echo "$AUTORESEARCH_EXPERIMENT $(sha256sum < train.py)" >> {self.record}'
         there = f"cut -d- -f1 {self.record} | sort -u | wc -l"
-        command = f"{noted}; until [ $({there}) -ge {first or workers} ]; do sleep 0.01; done; {command}"
+        if workers > 1:
+            command = f"until [ $({there}) -ge {first or workers} ]; do sleep 0.01; done; {command}"
+        command = f"{noted}; {command}"
         return self.toy.program(**{"agent": "scripted", "command": command, "workers": workers, **words})  # type: ignore[arg-type]
 
     def script(self, **lanes: list[Line]) -> str:
@@ -604,14 +606,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 def ended(night: Night, program: Path) -> Board:
     """A run that must come to its end by itself. Its board; an end that a human must look at is no end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "autoresearch_ray", "run", str(program)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=25,
-    )
-    assert done.returncode == 0, done.stderr
+    with research(program) as session:
+        list(session)
     assert night.board.nominee is None, "it would be the best, and was left behind"
     return night.board
 

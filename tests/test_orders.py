@@ -854,6 +854,36 @@ def test_evaluations_end_a_run_when_so_many_were_made(lanes: int, limit: int, po
         assert limit - 16 <= run.board.evaluations <= limit
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    lanes=st.sampled_from([1, 2, 3, 8, 16]),
+    limit=st.integers(1, 80),
+    noise=st.sampled_from([0.0, 0.001, 0.01]),
+    fails=st.sampled_from([0.0, 0.2]),
+    biases=st.sampled_from([{"": 0.0}, {"H100": 0.0, "H200": 0.01}]),
+    seed=st.integers(0, 10**6),
+)
+def test_a_limit_of_evaluations_is_strict_and_nothing_is_left_open_at_it(
+    lanes: int, limit: int, noise: float, fails: float, biases: dict[str, float], seed: int
+) -> None:
+    game = Game.of(lanes, seed, Bayes(), biases, evaluations=limit)
+    game.noise, game.fails = noise, fails
+    while game.active():
+        game.turn(game.chance.choice(game.active()))
+        working = sum(each.active for each in game.board.lanes.values())
+        assert game.board.evaluations + working <= limit
+    board = game.board
+    assert board.closed is not None
+    if not board.closed.failed:  # the base may crash, which is for a human to see
+        assert board.closed.finished and board.nominee is None and board.counts[Status.PENDING] == 0
+
+
+def test_of_few_evaluations_not_all_are_spent_on_the_base() -> None:
+    game = Game.of(16, evaluations=20)
+    game.play(1000)
+    assert game.board.evidence.times("base") <= 8 and game.board.counted >= 8
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_hours_end_a_run_when_they_are_over(lanes: int, policy: Callable[[], Policy]) -> None:
@@ -868,8 +898,14 @@ def test_a_run_proposes_nothing_more_shortly_before_its_hours_are_over() -> None
         run = Run.of(Landscape(), seed, 4, Bayes(), hours=6.0).play()
         first = next(each for line in run.lines for each in line if isinstance(each, Closed))
         assert "soon" in first.reason and not first.hard and first.finished
-        assert 6 * 3600 - first.at <= 0.1 * 6 * 3600
+        assert 6 * 3600 - first.at <= 5 * EVALUATION_SECONDS < 0.1 * 6 * 3600
         assert not any(isinstance(each.order, Propose) for each in _ordered(run.lines, closing=True))
+
+
+def test_a_short_run_spares_a_tenth_of_its_hours_at_most() -> None:
+    run = Run.of(Landscape(), 1, 4, Bayes(), hours=1.0).play()
+    first = next(each for each in (each for line in run.lines for each in line) if isinstance(each, Closed))
+    assert 3600 - first.at <= 360
 
 
 def test_what_others_lose_on_the_way_does_not_close_the_run_early() -> None:

@@ -69,6 +69,23 @@ def night(direction: Direction = Direction.LOWER) -> Run:
     return run
 
 
+def test_the_error_of_an_unsteady_commit_is_its_own_and_that_of_others_is_not() -> None:
+    run = Run()
+    run.seat("gpu0", 0)
+    for value in (1.0, 1.001, 0.999, 1.0, 1.001):
+        run.remeasure("gpu0", run.base, value)
+    run.propose("gpu0", "unsteady", 0.7, Status.KEEP, commit=A, gain=0.3)
+    run.propose("gpu0", "steady", 0.9, Status.KEEP, commit=B, gain=0.1)
+    for commit, value in ((A, 1.0), (A, 1.0), (B, 0.901)):
+        run.remeasure("gpu0", commit, value)
+    board = run.board
+    own, noise, steady = board.error(A), board.noise, board.error(B)
+    assert own is not None and noise is not None and steady is not None
+    assert own == pytest.approx(0.1) and noise < 0.002 and steady < 0.002
+    told = certainty.value(board, board.at(A))
+    assert told is not None and told.error == own and str(told).startswith("0.90 ± 0.10")
+
+
 def board_of(idea: str, value: float | None) -> Board:
     run = Run()
     run.seat("gpu0")

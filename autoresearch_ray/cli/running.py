@@ -40,12 +40,7 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--policy", "NAME", str, "What is kept: bayes, confirm or greedy."),
     ("--every", "N", int, "Verdicts of a lane between two moves onto the best."),
     ("--experiments", "N", int, "Stop after so many experiments."),
-    (
-        "--evaluations",
-        "N",
-        int,
-        "Propose nothing more near so many evaluations; to decide what is open takes a few more.",
-    ),
+    ("--evaluations", "N", int, "Evaluate so often at most; what is open at the end is decided within that."),
     ("--hours", "N", float, "Stop after so many hours."),
     ("--cost-usd", "N", float, "Stop when agents have reported so many dollars."),
     ("--target", "VALUE", float, "Stop when the best reaches this value of the metric."),
