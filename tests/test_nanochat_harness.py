@@ -232,8 +232,9 @@ def test_neither_the_clock_nor_the_log_is_in_the_reach_of_train(tmp_path: Path, 
     assert list(printed) == SUMMARY
     assert printed["depth"] == "n/a"
     assert float(printed["val_bpb"]) > 2
-    # Both threads were counted, and setting the clocks to zero has not stretched the budget.
-    assert 1.0 <= float(printed["training_seconds"]) <= 1.5
+    # Both threads were counted, and setting the clocks to zero has not stretched the budget. A step that would not end
+    # in time is not begun: where the machine is busy, steps take longer, and more is left over.
+    assert 0.5 <= float(printed["training_seconds"]) <= 1.5
     assert 3 < int(printed["num_steps"]) < 1000
     assert not processes_of(temporary)
 
