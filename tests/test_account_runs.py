@@ -111,6 +111,7 @@ def test_a_run_that_was_interrupted_tells_what_was_lost_and_not_how_long_it_lay_
     assert again[Use.LOST] == spent(board)[Use.LOST] and again[Use.BASELINES] > 0
 
 
+@pytest.mark.slow
 def test_over_ray_every_second_is_told_and_a_worker_that_was_killed_is_down(stamps: Stamps) -> None:
     with research(stamps.program(4, backend="ray")) as session:
         killed = 0.0
