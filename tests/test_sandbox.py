@@ -88,7 +88,7 @@ def test_deeper_mounts_come_later_and_what_a_mount_brings_along_is_not_mounted_a
     walls = Sandbox(
         "bwrap",
         hidden=(Path("/home"), Path("/home/u"), Path("/tmp")),
-        read=(Path("/home/u/.venv"), Path("/home/u/.venv/bin/python")),
+        read=(Path("/home/u/.venv"), Path("/home/u/.venv/bin/python"), Path("/home/u/.venv/tree/kept")),
         write=(Path("/home/u/.venv/tree"),),
         temporary=Path("/srv/tmp"),
         devices=False,
@@ -100,7 +100,7 @@ def test_deeper_mounts_come_later_and_what_a_mount_brings_along_is_not_mounted_a
         for each in places
         if each[0] not in ("/proc/sys", "/proc/sysrq-trigger")
     ]
-    assert named == ["/home", "/tmp", "/home/u", "/home/u/.venv", "/home/u/.venv/tree"]
+    assert named == ["/home", "/tmp", "/home/u", "/home/u/.venv", "/home/u/.venv/tree", "/home/u/.venv/tree/kept"]
     assert argv[-3:] == ["/bin/sh", "-c", "true"] and "--unshare-net" in argv
     assert "--unshare-net" not in replace(walls, network=True).argv(["true"], Path("/"))
 
