@@ -71,8 +71,8 @@ class Sandbox:
             words += ["--dev-bind-try", str(path), str(path)]
         for path in sorted(mounts, key=lambda each: len(each.parts)):
             above = next((each for each in path.parents if each in mounts), None)
-            there = above is not None and mounts[above] in (_read(above), _write(above))
-            if not (there and mounts[path] == _read(path)):  # with what lies above it, it is there already
+            known = above is not None and mounts[above] == _read(above) and mounts[path] == _read(path)
+            if not known:  # what lies in a folder that is there to read is there with it
                 words += [*mounts[path], str(path)]
         words += ["--chdir", str(cwd), "--"]
         return [*words, "/bin/sh", "-c", command] if isinstance(command, str) else [*words, *command]
@@ -121,7 +121,8 @@ def _fault(walls: Sandbox) -> str:
         tree, temporary = Path(folder).resolve() / "tree", Path(folder).resolve() / "tmp"
         tree.mkdir()
         temporary.mkdir()
-        trial = replace(walls, read=tuple(tools({}, home(os.environ))), write=(tree,), temporary=temporary)
+        read = within(tools({}, home(os.environ)), walls.hidden)
+        trial = replace(walls, read=read, write=(tree,), temporary=temporary)
         argv = trial.argv("echo here > it", tree)
         try:
             done = process.call(argv, environ={"PATH": os.defpath}, timeout_seconds=20)
