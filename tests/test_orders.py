@@ -1175,6 +1175,9 @@ class Referee:
                 case Published():
                     self.confirmed(event, working)
         self.seen = len(self.game.lines)
+        tried = [board.at(each) for each in board.retried]
+        assert all(each and each.status in (Status.LOST, Status.PENDING) for each in tried)
+        assert not any(board.pool.is_kept(each) for each in board.retried)
         for name, each in board.lanes.items():
             assert not (each.active and each.seat.worker in board.retired)
             assert each.paused == (each.seat.worker in board.paused)
