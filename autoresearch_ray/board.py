@@ -342,7 +342,7 @@ class Board:
                     self.breaker = self.breaker.released(name)
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
-                    self.retried |= set(self.stranded).intersection(order.commits)
+                    self.retried |= {each for each in order.commits if each in self.stranded and self._lost(each)}
                     self.stranded = tuple(each for each in self.stranded if each not in order.commits)
             case Measured(attempt=attempt, at=at):
                 self.account.report(attempt.spent)
@@ -392,7 +392,7 @@ class Board:
             number = len(self.experiments)
             self.experiments.append(self._experiment(attempt, number, at))
             self._by_id[attempt.id] = number
-            if attempt.commit and ((found := self.at(attempt.commit)) is None or found.status is Status.LOST):
+            if attempt.commit and (attempt.commit not in self._by_commit or self._lost(attempt.commit)):
                 self._by_commit[attempt.commit] = number  # picked onto its own parent, it may be the very commit
             self.counts[Status.PENDING] += 1
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
@@ -550,6 +550,10 @@ class Board:
         for commit in self.machine_failures.pop(event.worker, ()):
             self._strand(commit)
 
+    def _lost(self, commit: str) -> bool:
+        found = self.at(commit)
+        return found is not None and found.status is Status.LOST
+
     def _strand(self, commit: str | None) -> None:
         found = self.at(commit) if commit else None
         if found and found.kind == "propose" and found.commit not in self.stranded:
@@ -598,11 +602,8 @@ class Board:
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
             fork.lanes[lane] = fork.lanes[lane].fork()
-        fork.machine_failures, fork.paused, fork.retired = (
-            dict(self.machine_failures),
-            dict(self.paused),
-            dict(self.retired),
-        )
+        fork.machine_failures = dict(self.machine_failures)
+        fork.paused, fork.retired = dict(self.paused), dict(self.retired)
         fork.counts = self.counts.copy()
         fork.account = Account(self.opened.at)  # nothing is decided by where the time went
         fork.effects = self.effects.fork()

@@ -1248,6 +1248,9 @@ class Referee:
         self.seen = len(self.game.lines)
         most = board.program.options.evaluations
         assert most is None or board.evaluations + sum(each.active for each in board.lanes.values()) <= most
+        tried = [board.at(each) for each in board.retried]
+        assert all(each and each.status in (Status.LOST, Status.PENDING) for each in tried)
+        assert not any(board.pool.is_kept(each) for each in board.retried)
         for name, each in board.lanes.items():
             assert not (each.active and each.seat.worker in board.retired)
             assert each.paused == (each.seat.worker in board.paused)
