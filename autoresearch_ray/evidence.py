@@ -48,13 +48,13 @@ class Scatter:
         for each, spread in [*self._maybe.items(), *self._odd.items()]:
             if each != commit:
                 self._place(each, spread)
-        freedom, odd = self._calm.degrees_of_freedom, len(self._maybe) + len(self._odd)
-        if odd > _FEW and odd > _RARE * freedom:
-            counts = _pooled(self._calm, self._maybe | self._odd)
-        elif freedom and not self._calm.equal(size):
-            counts = self._calm
-        else:
-            counts = _pooled(self._calm, self._maybe)
+        freedom, counts = self._calm.degrees_of_freedom, self._calm
+        few = max(_FEW, _RARE * freedom)
+        if not freedom or self._calm.equal(size) or len(self._maybe) + len(self._odd) > few:
+            counts = _pooled(counts, self._maybe)
+        if len(self._odd) > few:  # but for those that are the oddest
+            by_scatter = sorted(self._odd.items(), key=lambda each: each[1][0] / each[1][1])
+            counts = _pooled(counts, dict(by_scatter[:-_FEW]))
         self.noise = counts.fork()
 
     def _place(self, commit: str, spread: _Spread) -> None:
