@@ -54,6 +54,9 @@ IDLE_AGENT = frozenset(
 )  # nothing new came of it
 
 
+_MEMORY = Also(MEMORY, Direction.LOWER)
+
+
 @dataclass(slots=True)
 class Lane:
     """Where one lane stands."""
@@ -502,7 +505,7 @@ class Board:
 def numbers(evaluation: Eval) -> tuple[Also, ...]:
     """All that is measured besides the metric: what the program names, and memory in any case."""
     named = any(each.name == MEMORY for each in evaluation.also)
-    return evaluation.also if named else (*evaluation.also, Also(MEMORY, Direction.LOWER))
+    return evaluation.also if named else (*evaluation.also, _MEMORY)
 
 
 def also(measurement: Measurement) -> dict[str, float]:
