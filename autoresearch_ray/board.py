@@ -66,6 +66,9 @@ IDLE_AGENT = frozenset(
 _NOT_RUN = IDLE_AGENT | {FailureKind.OUT_OF_SCOPE, FailureKind.CONFLICT}  # nothing came to the device
 
 
+_MEMORY = Also(MEMORY, Direction.LOWER)
+
+
 @dataclass(slots=True)
 class Lane:
     """Where one lane stands."""
@@ -636,7 +639,7 @@ def trouble_of(attempt: Attempt) -> Trouble | None:
 def numbers(evaluation: Eval) -> tuple[Also, ...]:
     """All that is measured besides the metric: what the program names, and memory in any case."""
     named = any(each.name == MEMORY for each in evaluation.also)
-    return evaluation.also if named else (*evaluation.also, Also(MEMORY, Direction.LOWER))
+    return evaluation.also if named else (*evaluation.also, _MEMORY)
 
 
 def also(measurement: Measurement) -> dict[str, float]:

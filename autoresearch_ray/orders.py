@@ -361,7 +361,8 @@ def _enough_is_under_way(draft: Draft) -> bool:
     experiments = draft.board.program.options.experiments
     if experiments is None or draft.board.closed:
         return False
-    return draft.board.counted + draft.to_be_counted >= experiments
+    most = experiments - draft.board.counted
+    return len(draft.working) >= most and draft.to_be_counted >= most
 
 
 def _others_do_the_rest(draft: Draft) -> Order | None:

@@ -182,6 +182,8 @@ def _prior(board: Board, candidate: Experiment, over: str, sigma: float) -> tupl
 def _broken(board: Board, commit: str) -> str:
     """Which limit of the other numbers this commit breaks for sure, in words; "" if none."""
     for each in numbers(board.program.eval):
+        if each.bound is None and each.limit is None:
+            continue
         evidence = board.others[each.name]
         score, base = evidence.score(commit), evidence.score(evidence.base)
         if score is None:
