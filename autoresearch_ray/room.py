@@ -25,6 +25,7 @@ _ALLOWED = re.compile(
     r"|CUDA_(?!VISIBLE_DEVICES)\w+|NVIDIA_\w+|NCCL_\w+|TORCH\w*_(?:HOME|CACHE_DIR)|TRITON_CACHE_DIR|HF_(?!TOKEN)\w+|UV_\w+"
     r"|AUTORESEARCH_DATA"
 )
+_DATA = (".cache/autoresearch", ".cache/nanochat")  # where programs of this practice keep theirs, unless told otherwise
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 
 
@@ -95,7 +96,8 @@ class Rooms:
         """
         options, folder, house = self.welcome.program.options, tree.parent / "private", home(self.environ)
         plain = self._environ(own)
-        shown = [self._made, *self._kept().values(), *tools(plain, house)]
+        data = [house / each for each in _DATA if (house / each).exists()]
+        shown = [self._made, *self._kept().values(), *data, *tools(plain, house)]
         ours = _furnish(folder, house, shown, self.caches)
         environ = plain | {name: value for name, value in ours.items() if name not in options.env}
         if at_home:

@@ -181,15 +181,16 @@ def test_what_is_kept_is_there_by_its_name_whereever_it_lies(
     bench: Callable[..., Bench], mode: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
-    for path in (home / ".cache/corpus/a", home / ".ssh/id", toy.folder / "data/deep/b", tmp_path / "c"):
+    data = home / ".cache/autoresearch/e"
+    for path in (home / ".cache/corpus/a", data, home / ".ssh/id", toy.folder / "data/deep/b", tmp_path / "c"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
     monkeypatch.setenv("HOME", str(home))
     one = bench(keep=("~/.cache/corpus", "data/deep", str(tmp_path / "c"), "made"), setup="mkdir made; echo 1 > made/d")
     one.evaluator.set_up(threading.Event())
-    paths = ["~/.cache/corpus/a", "data/deep/b", str(tmp_path / "c"), "made/d"]
+    paths = ["~/.cache/corpus/a", "~/.cache/autoresearch/e", "data/deep/b", str(tmp_path / "c"), "made/d"]
     look = f"from os.path import expanduser\nprint('loss:', sum(int(open(expanduser(p)).read()) for p in {paths}))"
-    assert value(one.measure(look)) == 4.0
+    assert value(one.measure(look)) == 5.0
     look = "import os\nprint('loss:', len(os.listdir(os.path.expanduser('~'))))"
     assert value(one.measure(look)) == 1.0  # .cache, and no .ssh
 
