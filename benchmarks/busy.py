@@ -25,7 +25,8 @@ from autoresearch_ray.model import Closed, Event, Judged, Measured, Ordered, Rem
 from benchmarks import call, committed, conclude, machine, scratch
 
 _TARGET = 0.97
-_FILLERS = ("meanwhile the best is measured once more", "while others finish")  # ordered only so that a slot has something to do
+# Ordered only so that a slot has something to do.
+_FILLERS = ("meanwhile the best is measured once more", "while others finish")
 _HEADS = ("slots", "A/E", "E/(A+E)", "busy", "whole", "exp/slot-hour", "gap s", "lanes", "target")
 
 _PROGRAM = """\

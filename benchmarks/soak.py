@@ -114,8 +114,8 @@ def disk(folder: Path) -> dict[str, float]:
 def run(folder: Path, workers: int, experiments: int) -> tuple[list[Look], Path]:
     lanes = [f"cpu{index}" for index in range(workers)]
     command = "echo loss: 0.$(printf %010d $AUTORESEARCH_SEED)"
-    options = f"workers: {workers}\nexperiments: {experiments}\nlanes: 1\nmonitor: none"
-    repository = project(folder, command, options.replace("lanes: 1\n", ""), lanes, 2 * experiments // workers)
+    options = f"workers: {workers}\nexperiments: {experiments}\nmonitor: none"
+    repository = project(folder, command, options, lanes, 2 * experiments // workers)
     path = repository / ".autoresearch" / "bench" / "ledger.jsonl"
     environ = os.environ | {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
     environ.pop("RAY_ADDRESS", None)
