@@ -426,14 +426,15 @@ def test_a_run_that_is_ended_again_and_again_loses_nothing(toy: Toy, temporary: 
     for _ in range(rounds):
         argv = [*RUN, str(toy.folder / "program.md")]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True) as driver:
-            assert driver.stderr is not None
-            assert "begins" in (said := driver.stderr.readline()) or "goes on" in said
-            time.sleep(chance.uniform(0.0, 1.0))
-            if how == "kill":
+            try:
+                assert driver.stderr is not None
+                assert "begins" in (said := driver.stderr.readline()) or "goes on" in said
+                time.sleep(chance.uniform(0.0, 1.0))
+                if how == "terminal":
+                    os.killpg(driver.pid, signal.SIGINT)
+                    assert driver.wait(60) == 130, driver.stderr.read()
+            finally:
                 driver.kill()
-            else:
-                os.killpg(driver.pid, signal.SIGINT)
-                assert driver.wait(60) == 130, driver.stderr.read()
         after = attempts(toy)
         assert after[: len(before)] == before
         before = after
@@ -443,7 +444,9 @@ def test_a_run_that_is_ended_again_and_again_loses_nothing(toy: Toy, temporary: 
     hub = Hub.open(toy.run_folder() / "hub.git")
     assert len(set(ids)) == len(ids) and ids[: len(before)] == before
     assert all(hub.has(each.commit) for each in board.experiments if each.commit)
-    assert board.counts[Status.LOST] == 0
+    lost = [each.failure.message for each in board.experiments if each.status is Status.LOST and each.failure]
+    assert board.counts[Status.LOST] == len(lost) and (how == "kill" or not lost)
+    assert all(each.startswith("interrupted 3 times") for each in lost)
     for name, lane in board.lanes.items():
         assert toy.git("rev-parse", f"autoresearch/t1-{name}") == lane.head
     assert processes_of(temporary) == []
