@@ -10,6 +10,7 @@ from autoresearch_ray.noise import Effects
 _HISTORY = 8.0  # gains that must have been seen before one can be too good
 _TOO_GOOD = 6.0  # standard deviations beyond the mean gain
 _TOO_EARLY = 0.5  # of the seconds that its parent takes
+_MOMENT_SECONDS = 0.25  # a start of a process may differ by as much on a busy machine
 _IDLE_PERCENT, _BUSY_PERCENT = 1.0, 10.0  # utilisation of a GPU
 
 
@@ -32,8 +33,9 @@ def doubts(
         most = mean + _TOO_GOOD * math.hypot(spread, sigma)
         if gain > most:
             found.append(f"too good: a gain of {gain:.3g}, where {most:.3g} would be much in this run")
-    if usual is not None and 0 < measurement.wall_seconds < _TOO_EARLY * usual:
-        found.append(f"ended after {measurement.wall_seconds:.3g} s, where its parent takes {usual:.3g} s")
+    wall = measurement.wall_seconds
+    if usual is not None and 0 < wall < _TOO_EARLY * usual and usual - wall > _MOMENT_SECONDS:
+        found.append(f"ended after {wall:.3g} s, where its parent takes {usual:.3g} s")
     if parent is None or not parent.values:
         return tuple(found)
     busy, used = parent.resources.utilisation_percent, measurement.resources.utilisation_percent

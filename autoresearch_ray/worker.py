@@ -45,7 +45,8 @@ from autoresearch_ray.slot import Slot
 from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
 
-_LOOK_SECONDS = 1.0  # between two looks at how busy the slot is
+_LOOK_SECONDS = 0.25  # between two looks at how busy the slot is, each of about 0.1 ms
+_BEGIN_SECONDS = 1.0  # in which lanes with a tree ready begin to measure, when another lane has failed
 _ROOM_SECONDS = 3600.0  # that a lane waits with its result for room on the head's disk
 _Answer = TypeVar("_Answer")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -179,7 +180,7 @@ class Worker:
             self._look.wait(_LOOK_SECONDS)
             self._look.clear()
             if any(each.done() and each.exception() for each in self._lanes.values()):
-                wait(working, timeout=_LOOK_SECONDS)  # those with a tree ready begin to measure, and may finish that
+                wait(working, timeout=_BEGIN_SECONDS)
                 self.signals.drain.set()
                 wait(working)
             self._grow()
