@@ -32,8 +32,8 @@ from tests.conftest import Toy
 from tests.test_evaluator import Bench
 
 KEY = "sk-planted-0123456789abcdef"
-OWNER = "hostile"  # in the environment of everything that a case starts
-NAP = "300.4242"  # seconds that a daemon sleeps, by which it is found when it has wiped its environment
+OWNER = f"hostile-{os.getpid()}"  # in the environment of everything that a case starts; tests run side by side
+NAP = f"300.{os.getpid()}"  # seconds that a daemon sleeps, by which it is found when it has wiped its environment
 BWRAP, WHY_NOT = sandbox("auto", os.environ, None)
 MODES = [
     "none",
