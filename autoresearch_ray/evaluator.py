@@ -198,7 +198,7 @@ class Evaluator:
                 return None
             if base.failure:
                 told = f"the base, run to fill this node's caches, fails here: {base.failure.message}"
-                return Measurement(None, Failure(FailureKind.MACHINE, told, base.failure.tail))
+                return Measurement(None, replace(base.failure, kind=FailureKind.MACHINE, message=told))
             self._rooms.caches.keep(trial.room / "caches")
         return self._measured(trial, command, also)
 

@@ -32,8 +32,8 @@ from tests.conftest import Toy
 from tests.test_evaluator import Bench
 
 KEY = "sk-planted-0123456789abcdef"
-OWNER = "hostile"  # in the environment of everything that a case starts
-NAP = "300.4242"  # seconds that a daemon sleeps, by which it is found when it has wiped its environment
+OWNER = f"hostile-{os.getpid()}"  # in the environment of everything that a case starts; tests run side by side
+NAP = f"300.{os.getpid()}"  # seconds that a daemon sleeps, by which it is found when it has wiped its environment
 BWRAP, WHY_NOT = sandbox("auto", os.environ, None)
 MODES = [
     "none",
@@ -124,7 +124,9 @@ AGENTS = [
         "subprocess.Popen(['setsid', 'sh', '-c', 'trap \"\" TERM HUP; sleep ' + NAP + '; sleep ' + NAP])",
     ),
     Case("kills its process group", "os.kill(0, signal.SIGKILL)"),
-    Case("kills its parent and its parent's group", "os.kill(os.getppid(), 9); os.killpg(os.getpgid(os.getppid()), 9)"),
+    Case(
+        "kills its parent and its parent's group", "p = os.getppid(); g = os.getpgid(p); os.kill(p, 9); os.killpg(g, 9)"
+    ),
     Case("prints 1 GB", "[sys.stdout.buffer.write(bytes(1 << 20)) for _ in range(1 << 10)]; sys.stdout.flush()"),
     Case(
         "writes terminal commands as its idea",
@@ -241,7 +243,7 @@ CANDIDATES = [
     ),
     Case(
         "kills its parent and its parent's group",
-        "print('loss: 0', flush=True); os.kill(os.getppid(), 9); os.killpg(os.getpgid(os.getppid()), 9); time.sleep(9)",
+        "print('loss: 0'); p = os.getppid(); g = os.getpgid(p); os.kill(p, 9); os.killpg(g, 9); time.sleep(9)",
         CRASH,
         only="bwrap",
     ),

@@ -159,7 +159,8 @@ def test_an_evaluation_in_a_sandbox_dies_with_its_worker(
     walls = replace(WALLS or Sandbox(""), hidden=())
     code = (
         "import pathlib, sys\nfrom autoresearch_ray import process\n"
-        f"process.run({walls.argv(['sleep', '300'], Path('/'))!r}, cwd=pathlib.Path('/'), environ={{'MARK': 'dies'}},"
+        f"process.run({walls.argv(['sleep', '300'], Path('/'))!r}, cwd=pathlib.Path('/'),"
+        f" environ={{'MARK': {str(tmp_path)!r}}},"
         f" log=pathlib.Path({str(tmp_path / 'log')!r}), timeout_seconds=60, walled=True, grace_seconds=0.5,"
         " started=lambda pid: print(pid, flush=True))"
     )
@@ -169,7 +170,7 @@ def test_an_evaluation_in_a_sandbox_dies_with_its_worker(
         assert worker.stdout is not None and worker.stdout.readline().strip().isdigit()
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    while guardian.carrying("MARK", "dies"):  # the time limit of all tests ends it if it lives on
+    while guardian.carrying("MARK", str(tmp_path)):  # the time limit of all tests ends it if it lives on
         pass
 
 
