@@ -1,0 +1,21 @@
+"""The short form of `python -m benchmarks.chaos`: a run over real Ray while one thing after another breaks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_among_faults_loses_nothing_and_leaves_nothing_behind() -> None:
+    command = [sys.executable, "-m", "benchmarks.chaos", "--faults", "5", "--seed", "3", "--json"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["met"], told["checks"]
+    assert sum(each["times"] for each in told["faults"]) == 5 and told["experiments"] > 0
