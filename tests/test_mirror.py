@@ -613,7 +613,7 @@ def test_a_keep_is_copied_while_the_run_goes_on_and_the_end_is_copied_too(toy: T
     program = toy.program(more="experiments: 40\nmirror: ../x.git\nmirror_minutes: 1000")
     toy.commit("a mirror")
     with research(program) as session:
-        until(lambda: there.exists() and bool(refs(there)))
+        until(lambda: (there / "objects" / "pack").is_dir() and bool(refs(there)))  # git makes that folder last
         kept = next(each for each in session if each.number and each.status is Status.KEEP)
         until(lambda: kept.commit in plain_git(there, "rev-list", "refs/autoresearch/t1/ledger").split())
         session.stop("enough")
