@@ -30,14 +30,13 @@ from autoresearch_ray import seating
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError, LedgerError
 from autoresearch_ray.model import Attempt, Options, Seat, Spent
-from autoresearch_ray.ports import Reply, Taken, Welcome
+from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
 from autoresearch_ray.team import Team
 from autoresearch_ray.worker import scratch
 
 _LOOK = "look into /tmp/ray/session_latest/logs; the same command takes the run up again"
 _RESTARTS = 100  # of the coordinator in a session; each costs a second or two
 _CALLS = 64  # that the coordinator takes at a time; its lock orders them, and more wait in line
-_DEATHS = 5  # of a worker in a row without a hand-in, before its seat is given up
 _PAUSE_SECONDS = 3.0  # after a death: it takes Ray 3 to 15 s to know that it was the node
 _LOOK_SECONDS = 5.0  # between two looks at who could be seated where
 _NOBODY_SECONDS = 900.0  # without any worker, before the session gives up
@@ -87,22 +86,29 @@ class _TeamActor:
     def __init__(
         self, coordinator: Any, workers: Sequence[int], gpus_per_worker: float, environ: Mapping[str, str]
     ) -> None:
-        context = ray.get_runtime_context()
-        gpus = context.get_accelerator_ids().get("GPU", [])
-        shares = seating.share(gpus, gpus_per_worker, len(workers))
-        cores = max(1, len(os.sched_getaffinity(0)) // len(workers))
-        self._team = Team(_Desk(coordinator), dict(zip(workers, shares, strict=True)), cores, {**os.environ, **environ})
+        self._coordinator = coordinator
+        self._workers = workers
+        self._gpus_per_worker = gpus_per_worker
+        self._environ = {**os.environ, **environ}
+        self._signals = Signals()
 
     def run(self) -> None:
-        while self._team.wait(_LOOK_SECONDS):
+        """Raises what a human must fix; what a constructor raised would look like a death."""
+        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        shares = seating.share(gpus, self._gpus_per_worker, len(self._workers))
+        cores = max(1, len(os.sched_getaffinity(0)) // len(self._workers))
+        ids = dict(zip(self._workers, shares, strict=True))
+        team = Team(_Desk(self._coordinator), ids, cores, self._environ, self._signals)
+        while team.wait(_LOOK_SECONDS):
             continue
-        self._team.finish()
+        team.finish()
 
     def drain(self) -> None:
-        self._team.drain()
+        self._signals.drain.set()
 
     def halt(self) -> None:
-        self._team.halt()
+        self._signals.drain.set()
+        self._signals.halt.set()
 
 
 class _Desk:
@@ -186,8 +192,8 @@ class Cluster:
 
 
 @dataclass(slots=True)
-class _Seated:
-    """One team on one node, and what is known of it."""
+class _Team:
+    """A team where it runs."""
 
     node: str
     workers: tuple[int, ...]
@@ -207,15 +213,12 @@ class RayCrew:
         """`environ` are variables of this machine that workers need by value: the secrets of agents, mostly."""
         self._cluster = cluster
         self._options = options
-        self._workers = workers
         self._environ = dict(environ)
         self._failures: list[Exception] = []
         self._warnings: list[str] = []
-        self._teams: dict[Any, _Seated] = {}  # by what their `run` will return
-        self._ended: list[_Seated] = []  # they were told to stop, by the end of the run or as sick
-        self._standing: list[int] = []  # workers without a seat
-        self._deaths: dict[int, tuple[int, int]] = {}  # of each worker: in a row, and the orders it had had before them
-        self._next = 0  # worker to be seated for the first time
+        self._teams: dict[Any, _Team] = {}  # by what their `run` will return
+        self._seats = seating.Seats(None if options.workers == "auto" else workers)
+        self._somebody_ended = False  # as told: by the end of the run, or because its slot is sick
         self._look_at = 0.0
         self._left_at = 0.0  # when the last worker left its seat
         self._over = False
@@ -238,18 +241,11 @@ class RayCrew:
     def _seat(self) -> None:
         """Give a seat to everybody for whom there is room now."""
         self._look_at = time.monotonic() + _LOOK_SECONDS
-        share, auto = self._options.gpus_per_worker, self._options.workers == "auto"
-        rooms = self._cluster.rooms(share)
-        if not share and not auto:
-            rooms = seating.even(sorted(rooms), self._workers) if rooms else {}
-        seated: dict[str, list[int]] = {}
-        for each in (*self._teams.values(), *self._ended):
-            seated.setdefault(each.node, []).extend(each.workers)
-        most = None if auto else self._workers
-        for node, workers in seating.plan(rooms, seated, self._standing, self._next, most).items():
+        rooms = self._cluster.rooms(self._options.gpus_per_worker)
+        if self._seats.most is not None and not self._options.gpus_per_worker and rooms:
+            rooms = seating.even(sorted(rooms), self._seats.most)
+        for node, workers in self._seats.plan(rooms).items():
             self._start(node, workers)
-            self._standing = [each for each in self._standing if each not in workers]
-            self._next = max(self._next, *(each + 1 for each in workers))
 
     def _start(self, node: str, workers: Sequence[int]) -> None:
         actor: Any = (
@@ -263,9 +259,9 @@ class RayCrew:
             )
             .remote(self._coordinator, list(workers), self._options.gpus_per_worker, self._environ)
         )
-        self._teams[actor.run.remote()] = _Seated(node, tuple(workers), actor)
+        self._teams[actor.run.remote()] = _Team(node, tuple(workers), actor)
 
-    def _lost(self, team: _Seated, error: RayActorError) -> None:
+    def _lost(self, team: _Team, error: RayActorError) -> None:
         """A team died, with its process or its node: its workers sit down again, unless that helps nothing."""
         ray.kill(team.actor)  # a node that was only out of reach may still have it
         self._left_at = time.monotonic()
@@ -273,14 +269,8 @@ class RayCrew:
         died = str(error).strip().splitlines()[0] if str(error).strip() else "no reason is known"
         for index in team.workers:
             orders = self._vacated(index, f"worker {index} died: {died}")
-            times, before = self._deaths.get(index, (0, -1))
-            times = times + 1 if orders == before else 1
-            self._deaths[index] = times, orders
-            if times < _DEATHS:
-                self._standing.append(index)
-                self._warnings.append(f"worker {index} died and is seated again: {died}")
-            else:
-                self._warnings.append(f"worker {index} died {times} times in a row and was given up: {died}")
+            again = self._seats.died(team.node, index, orders)
+            self._warnings.append(f"worker {index} died and is {'seated again' if again else 'given up'}: {died}")
 
     def _vacated(self, worker: int, reason: str) -> int:
         """Tell the desk, which says how many orders the worker was given so far."""
@@ -302,7 +292,7 @@ class RayCrew:
             team = self._teams.pop(run)
             try:
                 ray.get(run)
-                self._ended.append(team)
+                self._somebody_ended = True
             except RayTaskError as error:  # before RayActorError: the death of the coordinator is both
                 self._failures.append(_cause(error))
                 self.drain()
@@ -316,14 +306,15 @@ class RayCrew:
 
     def _somebody_may_come(self, seconds: float) -> bool:
         """Without a team: whether to wait for one, because a node that went may come back."""
-        if not self._standing and self._ended:
+        standing, now = self._seats.standing, time.monotonic()
+        if self._somebody_ended and not standing:
             return False
-        now = time.monotonic()
-        if self._standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:
+        if standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:
             time.sleep(seconds)  # there is nothing to wait on but the clock
             return True
         if not self._failures and not self._is_closed():
-            self._failures.append(ClusterError(f"no worker is left: {self._warnings[-1]}", _LOOK))
+            why = self._warnings[-1] if self._warnings else "the nodes that it was to sit on are gone"
+            self._failures.append(ClusterError(f"no worker is left: {why}", _LOOK))
         return False
 
     def _is_closed(self) -> bool:

@@ -92,10 +92,15 @@ def below(roots: Iterable[int], pairs: Iterable[tuple[int, int]]) -> set[int]:
     return found
 
 
-def carrying(variable: str, value: str) -> set[int]:
-    """The processes, other than this one, that were started with `variable=value` in their environment."""
-    entry = f"\0{variable}={value}\0".encode()
-    return {pid for pid in pids() if entry in b"\0" + read(f"/proc/{pid}/environ") + b"\0"} - {os.getpid()}
+def carrying(variable: str, values: Iterable[str]) -> set[int]:
+    """The processes, other than this one, that were started with `variable` as one of `values` in their environment."""
+    wanted, start = {value.encode() for value in values}, f"{variable}=".encode()
+    found = set()
+    for pid in pids():
+        words = read(f"/proc/{pid}/environ").split(b"\0")
+        if any(word.startswith(start) and word[len(start) :] in wanted for word in words):
+            found.add(pid)
+    return found - {os.getpid()}
 
 
 def writing(pattern: str) -> set[int]:
@@ -136,9 +141,9 @@ def kill(doomed: Iterable[int], number: int) -> None:
             continue  # gone, or no longer ours: the next search tells which
 
 
-def kill_carrying(variable: str, value: str) -> set[int]:
+def kill_carrying(variable: str, values: Iterable[str]) -> set[int]:
     """SIGKILL, once, what carries the variable and what descends from it. Returns these processes."""
-    return kill_with_descendants(carrying(variable, value))
+    return kill_with_descendants(carrying(variable, values))
 
 
 def kill_with_descendants(found: set[int]) -> set[int]:
@@ -345,7 +350,7 @@ class Guard:
         next is always our child, and may be gone before a search through thousands of processes is over.
         """
         if not self.reap():
-            ours = carrying(RUN, self.tag) | (writing(self.written) if self.written else set())
+            ours = carrying(RUN, [self.tag]) | (writing(self.written) if self.written else set())
             return kill_with_descendants(ours) or None
         me = os.getpid()
         pairs = []

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,7 @@ def run(
                 report = line.receive(cancel, grace_seconds)
         if report is not None:
             return Exit(**report)
-        _, left = _end_carrying(RUN, tag)
+        _, left = _end_carrying(RUN, [tag])
     return Exit("lost", None, time.monotonic() - begun, 0.0, 0.0, False, log.stat().st_size, survivors=len(left))
 
 
@@ -303,13 +303,13 @@ def tail(log: Path, lines: int = 50, max_bytes: int = 16 << 10) -> str:
     return "\n".join(line if len(line) <= 500 else line[:500] + "…" for line in shown[-lines:])
 
 
-def sweep(marker: str) -> int:
-    """SIGKILL every process of this user that carries `AUTORESEARCH_OWNER=<marker>`, with its descendants.
+def sweep(markers: Collection[str]) -> int:
+    """SIGKILL every process of this user that carries `AUTORESEARCH_OWNER=<one of these>`, with its descendants.
 
-    For a worker that comes back after a death, before it uses its GPU again. Returns how many were killed. Raises
+    For workers that come back after a death, before they use their GPUs again. Returns how many were killed. Raises
     `SetupError` if one of them cannot be killed.
     """
-    killed, left = _end_carrying(OWNER, marker)
+    killed, left = _end_carrying(OWNER, markers)
     if left:
         raise SetupError(
             f"processes of an earlier experiment cannot be killed: {', '.join(map(str, sorted(left)))}",
@@ -318,10 +318,10 @@ def sweep(marker: str) -> int:
     return len(killed)
 
 
-def _end_carrying(variable: str, value: str) -> tuple[set[int], set[int]]:
+def _end_carrying(variable: str, values: Collection[str]) -> tuple[set[int], set[int]]:
     """Who was killed, who is left. It takes two searches to find nothing: what forks may pass one of them unseen."""
 
     def kill_round() -> set[int] | None:
-        return guardian.kill_carrying(variable, value) or guardian.kill_carrying(variable, value) or None
+        return guardian.kill_carrying(variable, values) or guardian.kill_carrying(variable, values) or None
 
     return guardian.end(kill_round)

@@ -4,6 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_DEATHS = 5  # of a worker in a row without a new order, before it is given up
+
+
+@dataclass(slots=True)
+class Seats:
+    """Who sits where, and who stands."""
+
+    most: int | None  # workers in all; None: as many as there is room for
+    standing: list[int] = field(default_factory=list)  # they lost their seat
+    _seated: dict[str, list[int]] = field(default_factory=dict)  # by node; who was told to stop keeps the seat
+    _next: int = 0  # the worker to be seated for the first time
+    _deaths: dict[int, tuple[int, int]] = field(default_factory=dict)  # in a row, and the orders before them
+
+    def plan(self, rooms: Mapping[str, int]) -> dict[str, list[int]]:
+        """Seat everybody for whom there is room now: the workers to be started, by node."""
+        planned = plan(rooms, self._seated, self.standing, self._next, self.most)
+        for node, workers in planned.items():
+            self._seated.setdefault(node, []).extend(workers)
+            self.standing = [each for each in self.standing if each not in workers]
+            self._next = max(self._next, *(each + 1 for each in workers))
+        return planned
+
+    def died(self, node: str, worker: int, orders: int) -> bool:
+        """The worker died, and had been given so many `orders` by then. Whether it is to be seated again.
+
+        One that is given up keeps its seat: what killed it there would kill the next one, too.
+        """
+        times, before = self._deaths.get(worker, (0, orders))
+        times = times + 1 if orders == before else 1
+        self._deaths[worker] = times, orders
+        if times >= _DEATHS:
+            return False
+        self._seated[node].remove(worker)
+        self.standing.append(worker)
+        return True
 
 
 def room(gpus: float, gpus_per_worker: float) -> int:

@@ -17,30 +17,41 @@ from pathlib import Path
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
-from autoresearch_ray.ports import Desk, Signals
+from autoresearch_ray.ports import Desk, Signals, secret_values
+from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.store import Store
-from autoresearch_ray.worker import Worker, private, scratch
+from autoresearch_ray.worker import Worker, private, program_folder, scratch
 
 
 class Team:
     """Starts its workers at once, and lets them work until the desk has told each to stop."""
 
-    def __init__(self, desk: Desk, gpus: Mapping[int, tuple[str, ...]], cores: int, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        gpus: Mapping[int, tuple[str, ...]],
+        cores: int,
+        environ: Mapping[str, str],
+        signals: Signals,
+    ) -> None:
         """`gpus` are the ids of each worker's, by its number; `cores` each worker's share of them.
 
-        Raises `SetupError` where this machine has no folder for them, or holds processes that cannot be killed.
+        Raises `SetupError` where this machine has no folder for them, holds processes that cannot be killed, or cannot
+        give the sandbox that was asked for.
         """
-        self._signals = Signals()
+        self._signals = signals
         welcome = desk.welcome()
         node = scratch(welcome)
         private(node.parent)
-        for index in gpus:
-            process.sweep(owner(welcome.run, index))
+        process.sweep([owner(welcome.run, index) for index in gpus])
         self._folder = node / f"team{min(gpus)}"
         trees.remove(self._folder)
         self._folder.mkdir(parents=True)
         store = Store.create(self._folder / "store.git", welcome.bundle, welcome.base)
         welcome = replace(welcome, bundle=b"")  # it is in the store, and may be large
+        options = welcome.program.options
+        store.secrets = tuple(each.encode() for each in secret_values(options, environ))
+        walls, told = sandbox(options.sandbox, environ, program_folder(welcome))
         self._pool = ThreadPoolExecutor(max_workers=len(gpus), thread_name_prefix="worker")
         self._workers = [
             self._pool.submit(
@@ -53,6 +64,8 @@ class Team:
                     gpus=ids,
                     cores=cores,
                     environ={**environ, process.OWNER: owner(welcome.run, index)},
+                    walls=walls,
+                    walls_told=told,
                     signals=self._signals,
                 ).run
             )
@@ -63,17 +76,10 @@ class Team:
         """Wait at most so long; True while a worker works. What one raised drains the others."""
         done, pending = wait(self._workers, timeout=seconds, return_when=FIRST_COMPLETED)
         if pending and any(each.exception() for each in done):
-            self.drain()
+            self._signals.drain.set()
         if pending and done:
             wait(pending, timeout=seconds)
         return bool(pending)
-
-    def drain(self) -> None:
-        self._signals.drain.set()
-
-    def halt(self) -> None:
-        self._signals.drain.set()
-        self._signals.halt.set()
 
     def finish(self) -> None:
         """Wait for all and remove what they used. Raises what ended the first that failed."""
@@ -98,7 +104,12 @@ class LocalCrew:
         self._coordinator = Coordinator(folder)
         self._scratch = scratch(self._coordinator.welcome())
         cores = max(1, len(os.sched_getaffinity(0)) // len(slots))
-        self._team = Team(self._coordinator, dict(enumerate(slots)), cores, environ)
+        self._signals = Signals()
+        try:
+            self._team = Team(self._coordinator, dict(enumerate(slots)), cores, environ, self._signals)
+        except BaseException:
+            self._coordinator.leave()
+            raise
 
     def wait(self, seconds: float) -> bool:
         return self._team.wait(seconds)
@@ -107,10 +118,11 @@ class LocalCrew:
         self._coordinator.close(reason, hard, failed)
 
     def drain(self) -> None:
-        self._team.drain()
+        self._signals.drain.set()
 
     def halt(self) -> None:
-        self._team.halt()
+        self._signals.drain.set()
+        self._signals.halt.set()
 
     @property
     def warnings(self) -> list[str]:

@@ -36,11 +36,10 @@ from autoresearch_ray.ports import (
     Walls,
     Welcome,
     named,
-    secret_values,
 )
 from autoresearch_ray.researcher import Researcher
 from autoresearch_ray.room import allowed
-from autoresearch_ray.sandbox import AgentWalls, Sandbox, home, sandbox
+from autoresearch_ray.sandbox import AgentWalls, Sandbox, home
 from autoresearch_ray.slot import Slot
 from autoresearch_ray.slot_clock import SlotClock
 from autoresearch_ray.store import Store
@@ -90,11 +89,12 @@ class Worker:
     gpus: tuple[str, ...]
     cores: int
     environ: Mapping[str, str]  # of this machine, with the mark of the worker's own processes
+    walls: Sandbox | None  # that this machine can give
+    walls_told: str  # what is to be said of them
     signals: Signals = field(default_factory=Signals)
     _clock: SlotClock = field(init=False)
     _evaluator: Evaluator = field(init=False)
     _seat: Seat = field(init=False)
-    _walls: Sandbox | None = field(init=False)
     _pool: ThreadPoolExecutor = field(init=False)
     _lanes: dict[int, Future[None]] = field(default_factory=dict, init=False)
     _look: threading.Event = field(default_factory=threading.Event, init=False)  # at the lanes: something has changed
@@ -121,13 +121,11 @@ class Worker:
     def _move_in(self) -> None:
         self.folder.mkdir()
         options = self.welcome.program.options
-        self.store.secrets = tuple(each.encode() for each in secret_values(options, self.environ))
         monitor = monitor_for(options, self.gpus)
         kind = device_class(monitor, options.gpus_per_worker)
         lanes = None if options.lanes == "auto" else min(options.lanes, len(_LETTERS))
-        self._walls, said = sandbox(options.sandbox, self.environ, self._home_of_program())
         self._seat = Seat(
-            "", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind, sandbox=said
+            "", self.index, socket.gethostname(), os.getpid(), monitor.device, self.gpus, kind, self.walls_told
         )
         self._evaluator = Evaluator(
             welcome=self.welcome,
@@ -137,18 +135,13 @@ class Worker:
             slot=Slot(self.gpus, self.cores, Pace(lanes), self._clock),
             monitor=monitor,
             environ=self.environ,
-            walls=self._walls,
+            walls=self.walls,
             checkup=Checkup(
                 alone=not 0 < options.gpus_per_worker < 1,
                 pause=lambda reason: self._ask(lambda: self.desk.pause(self.index, reason)),
                 waiting=lambda: self._clock.doing(Use.PAUSED),
             ),
         )
-
-    def _home_of_program(self) -> Path | None:
-        """The folder of program.md, on the machine that has it."""
-        run = Path(self.welcome.folder)
-        return run.parents[1] if run.is_dir() else None
 
     def _agent_environ(self) -> dict[str, str]:
         options = self.welcome.program.options
@@ -163,7 +156,7 @@ class Worker:
             tree=folder / "agent",
             state=state,
             objects=self.store.folder / "objects",
-            program_folder=self._home_of_program(),
+            program_folder=program_folder(self.welcome),
             home=home(self.environ),
             more=self.welcome.program.options.agent_home,
             environ=self._agent_environ(),
@@ -252,7 +245,7 @@ class Worker:
         kept = Path(self.welcome.folder)
         state = (kept if kept.is_dir() else folder) / "agents" / lane
         state.mkdir(parents=True, exist_ok=True)
-        walls = self._agent_walls(self._walls, folder, state) if self._walls else None
+        walls = self._agent_walls(self.walls, folder, state) if self.walls else None
         setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ(), walls)
         seat = replace(self._seat, lane=lane)
         sitting, reply = self._ask(lambda: self.desk.sit(seat, self._clock.spent()))
@@ -292,6 +285,12 @@ def private(folder: Path) -> None:
         raise SetupError(f"cannot make {folder}: {error.strerror}", "set TMPDIR to a folder with room") from error
     if folder.stat().st_uid != os.getuid():
         raise SetupError(f"{folder} belongs to somebody else", "set TMPDIR to a folder of your own")
+
+
+def program_folder(welcome: Welcome) -> Path | None:
+    """The folder of program.md, on the machine that has it."""
+    run = Path(welcome.folder)
+    return run.parents[1] if run.is_dir() else None
 
 
 def scratch(welcome: Welcome) -> Path:

@@ -360,7 +360,7 @@ class House:
     def is_as_it_was(self) -> bool:
         assert self.seen() == self.before
         assert not self.canary.exists()
-        assert guardian.carrying("AUTORESEARCH_OWNER", OWNER) == set()
+        assert guardian.carrying("AUTORESEARCH_OWNER", [OWNER]) == set()
         assert [pid for pid in guardian.pids() if NAP.encode() in guardian.read(f"/proc/{pid}/cmdline")] == []
         return True
 

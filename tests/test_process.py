@@ -381,9 +381,9 @@ def test_sweep_ends_what_carries_the_marker_of_a_dead_worker_and_nothing_else() 
 
     with sleeper(mine) as one, sleeper(mine) as two, sleeper(other) as three:
         wait_for(lambda: len(carrying(mine)) == 2 and len(carrying(other)) == 1, "they carry their markers")
-        assert process.sweep(mine) == 2
+        assert process.sweep([mine]) == 2
         assert (one.wait(60), two.wait(60)) == (-signal.SIGKILL, -signal.SIGKILL)
-        assert process.sweep(mine) == 0
+        assert process.sweep([mine]) == 0
         assert three.poll() is None
         three.kill()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,13 +84,21 @@ def test_each_worker_has_its_gpu_and_evaluations_inherit_nothing_of_ray(cluster:
     assert board_of(toy).experiments == session.board.experiments
 
 
-def test_shortage_setup_and_agent_faults_reach_the_driver_as_they_were_raised(cluster: None, toy: Toy) -> None:
+def test_shortage_setup_and_agent_faults_reach_the_driver_as_they_were_raised(
+    cluster: None, toy: Toy, temporary: Path
+) -> None:
     with pytest.raises(ClusterError, match="room for 2"):
         research(toy.program(backend="ray"), gpus_per_worker=1, workers=3).__enter__()
     assert not toy.run_folder().exists()
     missing = toy.program(backend="ray", eval_more="Setup: `echo no data; exit 3`")
     with pytest.raises(SetupError, match="no data"), research(missing) as session:
         list(session)
+    mine = temporary / f"autoresearch-{os.getuid()}"
+    shutil.rmtree(mine, ignore_errors=True)
+    mine.write_text("in the way")
+    with pytest.raises(SetupError, match="cannot make"), research(toy.program(backend="ray"), tag="t3") as session:
+        list(session)
+    mine.unlink()
     agent = toy.program(agent="command", backend="ray", more="agent_command: no-such-program")
     with pytest.raises(AgentError, match="no-such-program"):
         research(agent, tag="t2").__enter__()

@@ -170,7 +170,7 @@ def test_an_evaluation_in_a_sandbox_dies_with_its_worker(
         assert worker.stdout is not None and worker.stdout.readline().strip().isdigit()
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    while guardian.carrying("MARK", str(tmp_path)):  # the time limit of all tests ends it if it lives on
+    while guardian.carrying("MARK", [str(tmp_path)]):  # the time limit of all tests ends it if it lives on
         pass
 
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch_ray.seating import claim, even, plan, room, share
+from autoresearch_ray.seating import Seats, claim, even, plan, room, share
 
 SHARES = st.sampled_from([0.1, 0.25, 0.3, 0.4, 0.5, 1.0, 2.0, 3.0])
 
@@ -57,3 +57,34 @@ def test_a_node_seats_no_more_than_its_gpus_carry_and_each_worker_its_own(gpus: 
 def test_without_gpus_workers_are_spread_evenly(nodes: int, workers: int) -> None:
     rooms = even([str(each) for each in range(nodes)], workers)
     assert sum(rooms.values()) == workers and max(rooms.values()) - min(rooms.values()) <= 1
+
+
+@given(most=st.none() | st.integers(0, 6), gpus=st.integers(0, 4), dies=st.sets(st.integers(0, 3)))
+def test_where_every_worker_dies_at_once_seating_comes_to_an_end(most: int | None, gpus: int, dies: set[int]) -> None:
+    """Whoever sits on some of the GPUs dies without an order; with `workers: auto`, nobody new takes such a seat."""
+    seats, rooms, sitting, deaths = Seats(most), {"a": gpus, "b": 1}, dict[int, str](), 0
+    for _ in range(60):
+        sitting |= {worker: node for node, workers in seats.plan(rooms).items() for worker in workers}
+        dying = [worker for worker in sitting if worker in dies]
+        for worker in dying:
+            deaths += 1
+            seats.died(sitting.pop(worker), worker, 0)
+    wanted = gpus + 1 if most is None else min(most, gpus + 1)
+    assert deaths == 5 * len(dies & set(range(wanted)))
+    assert sorted(sitting) == [each for each in range(wanted) if each not in dies] and not seats.standing
+
+
+def test_a_worker_that_was_given_orders_between_its_deaths_is_never_given_up() -> None:
+    seats = Seats(1)
+    for orders in range(1, 40):
+        assert seats.plan({"a": 1}) == {"a": [0]}
+        assert seats.died("a", 0, orders)
+
+
+def test_who_loses_a_node_sits_down_on_the_next_one_that_has_room() -> None:
+    seats = Seats(None)
+    assert seats.plan({"a": 2}) == {"a": [0, 1]}
+    assert all(seats.died("a", worker, 3) for worker in (0, 1))
+    assert seats.plan({}) == {} and seats.standing == [0, 1]
+    assert seats.plan({"b": 1}) == {"b": [0]} and seats.standing == [1]
+    assert seats.plan({"b": 1, "c": 2}) == {"c": [1, 2]}
