@@ -22,27 +22,23 @@ from autoresearch_ray import brief, ledger, orders
 from autoresearch_ray.advice import AFRESH
 from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
+from autoresearch_ray.events import Event, Left, Moved, Published, Vacated
 from autoresearch_ray.model import (
     Ablate,
     Attempt,
     Brief,
-    Event,
     Experiment,
     FailureKind,
     Holdout,
-    Left,
-    Moved,
     Order,
     Past,
     Propose,
-    Published,
     Remeasure,
     Replay,
     Seat,
     Spent,
     Status,
     Stop,
-    Vacated,
 )
 from autoresearch_ray.ports import Policy, Reply, Taken, Welcome, named
 from autoresearch_ray.repo import Hub

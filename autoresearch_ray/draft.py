@@ -8,7 +8,8 @@ from collections import Counter
 from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
-from autoresearch_ray.model import Ablate, Closed, Event, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Wait
+from autoresearch_ray.events import Closed, Event
+from autoresearch_ray.model import Ablate, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Wait
 from autoresearch_ray.ports import Policy
 
 

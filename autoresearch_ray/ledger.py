@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from autoresearch_ray.errors import LedgerError
-from autoresearch_ray.model import Event
+from autoresearch_ray.events import Event
 
 _WHERE = "the run's folder must be on a disk that its coordinator can write: that of the head node"
 

@@ -15,35 +15,27 @@ from dataclasses import replace
 from autoresearch_ray.board import Board
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
+from autoresearch_ray.events import Event, Measured, Moved, Ordered, Paused, Retired, Seated, Unpaused, Vacated
 from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, stands_idle, why_not
 from autoresearch_ray.model import (
     REWORKS,
     Ablate,
     Attempt,
-    Event,
     Experiment,
     Failure,
     FailureKind,
     Holdout,
-    Measured,
     Measurement,
-    Moved,
     Order,
-    Ordered,
-    Paused,
     Propose,
     Remeasure,
     Replay,
-    Retired,
     Rework,
     Rule,
     Seat,
-    Seated,
     Spent,
     Status,
     Stop,
-    Unpaused,
-    Vacated,
     Wait,
 )
 from autoresearch_ray.noise import expected_excess

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from autoresearch_ray import bare, ledger
 from autoresearch_ray.errors import SetupError
+from autoresearch_ray.events import Measured, Opened
 from autoresearch_ray.mirror import PUSHED, ledger_of
-from autoresearch_ray.model import Measured, Opened
 from autoresearch_ray.remote import LEDGER, Remote, Trouble
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.run_folder import replayed

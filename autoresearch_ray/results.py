@@ -18,7 +18,8 @@ from typing import Any
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import Value, heading, improvement, other, others, over_baseline, plus_minus, value
-from autoresearch_ray.model import MEMORY, Experiment, Paused, Retired, Status
+from autoresearch_ray.events import Paused, Retired
+from autoresearch_ray.model import MEMORY, Experiment, Status
 
 
 @dataclass(frozen=True, slots=True)

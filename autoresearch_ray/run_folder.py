@@ -18,7 +18,8 @@ from typing import IO
 from autoresearch_ray import board as boards
 from autoresearch_ray import ledger
 from autoresearch_ray.errors import AutoresearchError, LedgerError, SetupError
-from autoresearch_ray.model import Opened, Program, Resumed
+from autoresearch_ray.events import Opened, Resumed
+from autoresearch_ray.model import Program
 from autoresearch_ray.repo import Hub, Origin
 
 _LOCK_SECONDS = 0.5

@@ -23,8 +23,9 @@ from autoresearch_ray import ledger, model, process, report, results, seating, s
 from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
+from autoresearch_ray.events import Judged, Published, Retired, Seated
 from autoresearch_ray.mirror import Mirror, Mirroring
-from autoresearch_ray.model import Experiment, Judged, Options, Published, Retired, Seated, Status
+from autoresearch_ray.model import Experiment, Options, Status
 from autoresearch_ray.ports import Crew, named
 from autoresearch_ray.remote import Remote
 from autoresearch_ray.repo import Hub, Origin
@@ -304,7 +305,7 @@ class Session:
         if options.address is None and "ray" not in sys.modules:
             # The raylet hands its log on to all that it starts, and names the folder of it after this process.
             leash = held.enter_context(process.leash(f"*/session_*_{os.getpid()}/logs/raylet.out"))
-            os.environ.update(_single_box(os.environ) | leash)
+            os.environ.update(single_box(os.environ) | leash)
         from autoresearch_ray import actors  # imports Ray, which takes half a second
 
         cluster = actors.Cluster(options.address)
@@ -403,7 +404,7 @@ class Session:
             raise LedgerError(f"cannot write in {self.folder}: {error.strerror}", "make room on the disk") from error
 
 
-def _single_box(environ: Mapping[str, str]) -> dict[str, str]:
+def single_box(environ: Mapping[str, str]) -> dict[str, str]:
     """Ray's settings for one machine: loopback alone, a token of its own, nothing sent home, no niceness.
 
     Ray reads them once, when it is imported. A program that imported it before keeps its own settings.

@@ -21,7 +21,8 @@ from pathlib import Path
 import click
 
 from autoresearch_ray import ledger
-from autoresearch_ray.model import Closed, Event, Judged, Measured, Ordered, Remeasure, Seated, Status
+from autoresearch_ray.events import Closed, Event, Judged, Measured, Ordered, Seated
+from autoresearch_ray.model import Remeasure, Status
 from benchmarks import call, committed, conclude, machine, scratch
 
 _TARGET = 0.97

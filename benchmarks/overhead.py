@@ -18,7 +18,8 @@ from pathlib import Path
 import click
 
 from autoresearch_ray import ledger
-from autoresearch_ray.model import Event, Measured, Ordered, Seated, Stop
+from autoresearch_ray.events import Event, Measured, Ordered, Seated
+from autoresearch_ray.model import Stop
 from benchmarks import Row, call, conclude, machine, project, scratch
 
 _TARGET_SECONDS = 0.3

@@ -17,7 +17,7 @@ import click
 import psutil
 
 from autoresearch_ray import ledger, research
-from autoresearch_ray.model import Event, Measured
+from autoresearch_ray.events import Event, Measured
 from benchmarks import machine, project, scratch
 from benchmarks.soak import Look, look
 

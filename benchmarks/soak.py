@@ -21,7 +21,8 @@ import click
 import psutil
 
 from autoresearch_ray import ledger
-from autoresearch_ray.model import Event, Judged, Measured, Status
+from autoresearch_ray.events import Event, Judged, Measured
+from autoresearch_ray.model import Status
 from benchmarks import machine, project, scratch
 
 _TITLES = {"ray::_CoordinatorActor": "coordinator", "ray::_TeamActor": "team"}

@@ -14,21 +14,19 @@ from dataclasses import dataclass, field
 
 from autoresearch_ray import orders
 from autoresearch_ray.board import Board
+from autoresearch_ray.events import Event, Opened, Published
 from autoresearch_ray.model import (
     Attempt,
     Direction,
     Eval,
-    Event,
     Failure,
     FailureKind,
     Measurement,
     Metric,
-    Opened,
     Options,
     Order,
     Program,
     Propose,
-    Published,
     Remeasure,
     Replay,
     Scope,

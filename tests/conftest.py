@@ -11,20 +11,13 @@ import pytest
 
 from autoresearch_ray import ledger
 from autoresearch_ray.board import Board
-from autoresearch_ray.model import Closed, Opened, Ordered, Propose, Resumed
+from autoresearch_ray.events import Closed, Opened, Ordered, Resumed
+from autoresearch_ray.model import Propose
+from autoresearch_ray.session import single_box
 
 # Ray reads these once, when whatever test comes first imports it: the settings of a single box.
-os.environ.update(
-    {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "RAY_worker_oom_score_adjustment": "0",
-        "RAY_TMPDIR": "/tmp",  # its sockets need a short path
-    }
-)
+os.environ.update(single_box({"RAY_AUTH_TOKEN": "0123456789abcdef" * 4}))
+os.environ["RAY_TMPDIR"] = "/tmp"  # its sockets need a short path
 
 GIT = {
     "GIT_AUTHOR_NAME": "user",

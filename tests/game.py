@@ -13,24 +13,22 @@ from dataclasses import dataclass, field, fields
 
 from autoresearch_ray import orders
 from autoresearch_ray.board import Board
+from autoresearch_ray.events import Event, Opened, Resumed
 from autoresearch_ray.model import (
     Ablate,
     Attempt,
     Direction,
     Eval,
-    Event,
     Failure,
     FailureKind,
     Holdout,
     Measurement,
     Metric,
-    Opened,
     Options,
     Order,
     Program,
     Remeasure,
     Replay,
-    Resumed,
     Scope,
     Seat,
     Status,
@@ -39,6 +37,7 @@ from autoresearch_ray.model import (
     Wait,
 )
 from autoresearch_ray.policies.bayes import Bayes
+from autoresearch_ray.policies.confirm import Confirm
 from autoresearch_ray.ports import Policy
 
 
@@ -251,3 +250,26 @@ _WITHOUT_COMMIT = {
     FailureKind.CONFLICT,
     FailureKind.AGENT,
 }
+
+
+# --- For those who play it -------------------------------------------------------------------------------------------
+
+
+def events(game: Game) -> list[Event]:
+    return [each for line in game.lines for each in line]
+
+
+def value(number: float) -> Measurement:
+    return Measurement(number, wall_seconds=60.0)
+
+
+def failed(kind: FailureKind, tail: str = "", fatal: bool = False) -> Measurement:
+    return Measurement(None, Failure(kind, "why", tail, fatal))
+
+
+def calibrated(lanes: int = 2, policy: Policy | None = None, **words: object) -> Game:
+    """The base is known on every lane, as 1.0 give or take 0.001. Unless told otherwise, nothing is gathered."""
+    game = Game.of(lanes, policy=policy or Confirm(), **words)  # type: ignore[arg-type]
+    for index in range(max(lanes, game.policy.confirmations)):
+        game.turn(f"gpu{index % lanes}", value(1.0 + 0.001 * (-1) ** index))
+    return game

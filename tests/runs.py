@@ -8,33 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_ray.board import Board, replay
+from autoresearch_ray.events import Closed, Event, Judged, Measured, Moved, Opened, Ordered, Published, Refused, Seated
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.model import (
     Attempt,
-    Closed,
     Direction,
     Eval,
-    Event,
     Failure,
     FailureKind,
-    Judged,
-    Measured,
     Measurement,
     Metric,
-    Moved,
-    Opened,
     Options,
     Order,
-    Ordered,
     Program,
     Propose,
-    Published,
-    Refused,
     Remeasure,
     Resources,
     Scope,
     Seat,
-    Seated,
     Status,
     Usage,
 )

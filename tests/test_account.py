@@ -12,25 +12,19 @@ from hypothesis import strategies as st
 from autoresearch_ray import ledger
 from autoresearch_ray.account import PARTS, Part
 from autoresearch_ray.board import Board, replay
+from autoresearch_ray.events import Event, Left, Measured, Opened, Resumed, Seated, Vacated
 from autoresearch_ray.model import (
     Attempt,
     Eval,
-    Event,
     Failure,
     FailureKind,
-    Left,
-    Measured,
     Measurement,
     Metric,
-    Opened,
     Program,
-    Resumed,
     Scope,
     Seat,
-    Seated,
     Spent,
     Use,
-    Vacated,
 )
 from autoresearch_ray.model import Direction as Way
 

@@ -22,19 +22,17 @@ from autoresearch_ray.board import Board, replay
 from autoresearch_ray.cli import folder as folders
 from autoresearch_ray.errors import AutoresearchError, LedgerError
 from autoresearch_ray.evaluator import number
+from autoresearch_ray.events import Closed, Measured, Resumed
 from autoresearch_ray.model import (
     Brief,
-    Closed,
     Failure,
     FailureKind,
-    Measured,
     Measurement,
     Parse,
     ParseKind,
     Proposal,
     Propose,
     Remeasure,
-    Resumed,
     Status,
     Stop,
 )

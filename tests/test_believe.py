@@ -21,21 +21,8 @@ import pytest
 from autoresearch_ray import ledger, research
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.model import (
-    Brief,
-    Event,
-    Experiment,
-    FailureKind,
-    Judged,
-    Measured,
-    Nominated,
-    Options,
-    Ordered,
-    Proposal,
-    Propose,
-    Remeasure,
-    Status,
-)
+from autoresearch_ray.events import Event, Judged, Measured, Nominated, Ordered
+from autoresearch_ray.model import Brief, Experiment, FailureKind, Options, Proposal, Propose, Remeasure, Status
 from autoresearch_ray.monitors.none import NoMonitor
 from autoresearch_ray.ports import AgentSetup
 from tests.conftest import Toy, counted_at_the_limit

@@ -16,20 +16,15 @@ import pytest
 
 from autoresearch_ray import ledger
 from autoresearch_ray.board import replay
+from autoresearch_ray.events import Closed, Event, Judged, Measured, Ordered, Seated
 from autoresearch_ray.model import (
     Attempt,
-    Closed,
-    Event,
     Failure,
     FailureKind,
-    Judged,
-    Measured,
     Measurement,
-    Ordered,
     Propose,
     Remeasure,
     Seat,
-    Seated,
     Status,
     Stop,
     Usage,

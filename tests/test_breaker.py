@@ -23,16 +23,14 @@ from autoresearch_ray.breaker import (
     Breaker,
     backoff_seconds,
 )
+from autoresearch_ray.events import Measured, Ordered
 from autoresearch_ray.model import (
     Ablate,
     Attempt,
-    Event,
     Failure,
     FailureKind,
     Holdout,
-    Measured,
     Measurement,
-    Ordered,
     Propose,
     Remeasure,
     Replay,
@@ -45,7 +43,7 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.policies.bayes import Bayes
 from autoresearch_ray.ports import Policy
-from tests.game import Game
+from tests.game import Game, events
 
 LIMITED = Trouble(TroubleKind.RATE_LIMITED)
 ENDS = [None, *(Trouble(kind, after) for kind in TroubleKind for after in (None, 5.0))]  # of a proposal
@@ -261,10 +259,6 @@ def test_while_a_provider_is_down_for_hours_it_is_asked_rarely_and_little_is_mea
     assert any(isinstance(each, Replay | Ablate) for each in work) and any(
         isinstance(each, Wait) for each in night.during
     )
-
-
-def events(game: Game) -> list[Event]:
-    return [each for line in game.lines for each in line]
 
 
 def kept(game: Game, lane: str, gain: float) -> str:

@@ -23,13 +23,13 @@ from click.testing import CliRunner, Result
 from autoresearch_ray.cli import VERBS, main
 from autoresearch_ray.cli.live import Lines
 from autoresearch_ray.cli.status import doing
+from autoresearch_ray.events import Judged
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.model import (
     Ablate,
     Failure,
     FailureKind,
     Holdout,
-    Judged,
     Options,
     Order,
     Propose,

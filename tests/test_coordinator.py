@@ -15,23 +15,20 @@ from autoresearch_ray import research
 from autoresearch_ray.board import replay
 from autoresearch_ray.coordinator import Coordinator, steady
 from autoresearch_ray.errors import LedgerError
+from autoresearch_ray.events import Event, Ordered, Resumed, Seated
 from autoresearch_ray.ledger import Ledger, read
 from autoresearch_ray.model import (
     Attempt,
-    Event,
     Failure,
     FailureKind,
     Holdout,
     Measurement,
     Order,
-    Ordered,
     Propose,
     Remeasure,
     Replay,
-    Resumed,
     Rework,
     Seat,
-    Seated,
     Stop,
 )
 from autoresearch_ray.ports import Reply

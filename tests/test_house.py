@@ -37,7 +37,7 @@ OURS = "autoresearch_ray"
 
 # Imports go down or stay on their floor. A folder stands as a whole.
 FLOORS = {
-    "words": "errors model",
+    "words": "errors model events",
     "thought": (
         "ports pace noise evidence pool suspicion breaker layered account board draft verdicts meanwhile orders "
         "policies markdown metrics sections program advice brief proposals certainty timesheet results report picture "
@@ -72,6 +72,7 @@ EXTRAS = {"optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has
 PURE = {
     "errors",
     "model",
+    "events",
     "pace",
     "noise",
     "evidence",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_ray import ledger, research
-from autoresearch_ray.model import Event, Measured, Ordered, Propose, Seated, Stop
+from autoresearch_ray.events import Event, Measured, Ordered, Seated
+from autoresearch_ray.model import Propose, Stop
 from tests.conftest import Toy
 
 AGENT = """\

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from autoresearch_ray import ledger
 from autoresearch_ray.board import replay
 from autoresearch_ray.errors import LedgerError
-from autoresearch_ray.model import Attempt, Event, Failure, FailureKind, Measured, Measurement, Resources
+from autoresearch_ray.events import Event, Measured
+from autoresearch_ray.model import Attempt, Failure, FailureKind, Measurement, Resources
 from tests.game import Game
 
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from autoresearch_ray import ledger, research, resume
 from autoresearch_ray.board import replay
 from autoresearch_ray.errors import AutoresearchError, SetupError
+from autoresearch_ray.events import Measured, Moved, Opened, Published
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.mirror import Mirror, Mirroring, Segments, cut, noted
-from autoresearch_ray.model import Measured, Moved, Opened, Published, Status
+from autoresearch_ray.model import Status
 from autoresearch_ray.remote import Kind, Remote, shown
 from autoresearch_ray.repo import Hub, Origin
 from autoresearch_ray.restore import restore

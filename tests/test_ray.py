@@ -16,7 +16,7 @@ import pytest
 from autoresearch_ray import ledger, research
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import AgentError, ClusterError, SetupError
-from autoresearch_ray.model import Measured, Seated
+from autoresearch_ray.events import Measured, Seated
 from autoresearch_ray.repo import Hub
 from tests.conftest import Toy, counted_at_the_limit, processes_of
 

@@ -21,7 +21,8 @@ from autoresearch_ray.agents.claude import Claude
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.board import replay
 from autoresearch_ray.errors import AgentError, ProgramError, SetupError
-from autoresearch_ray.model import FailureKind, Measurement, Options, Seated
+from autoresearch_ray.events import Seated
+from autoresearch_ray.model import FailureKind, Measurement, Options
 from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.sandbox import AgentWalls, Sandbox, sandbox
 from tests.conftest import PROGRAM, Toy

@@ -20,7 +20,8 @@ from autoresearch_ray import ledger, research
 from autoresearch_ray.agents.knobs import Knobs
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, ProgramError, RepoError, SetupError
-from autoresearch_ray.model import Measured, Ordered, Remeasure, Status
+from autoresearch_ray.events import Measured, Ordered
+from autoresearch_ray.model import Remeasure, Status
 from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.session import Session

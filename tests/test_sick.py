@@ -21,27 +21,14 @@ from autoresearch_ray.cli import main
 from autoresearch_ray.cli.live import Lines
 from autoresearch_ray.cli.screen import screen
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.model import (
-    Event,
-    Failure,
-    FailureKind,
-    Measured,
-    Measurement,
-    Paused,
-    Propose,
-    Remeasure,
-    Replay,
-    Retired,
-    Status,
-    Stop,
-    Unpaused,
-)
+from autoresearch_ray.events import Event, Measured, Paused, Retired, Unpaused
+from autoresearch_ray.model import Failure, FailureKind, Measurement, Propose, Remeasure, Replay, Status, Stop
 from autoresearch_ray.monitors.none import NoMonitor
 from autoresearch_ray.policies.confirm import Confirm
 from autoresearch_ray.ports import Monitor, Trouble
 from autoresearch_ray.report import markdown
 from tests.conftest import Toy, counted_at_the_limit
-from tests.game import Game
+from tests.game import Game, events
 from tests.runs import Run, write
 from tests.test_monitors import DEVICE, described
 from tests.test_monitors import build as build
@@ -163,10 +150,6 @@ def begun(slots: int = 2, **words: object) -> Game:
     for lane in list(game.orders):
         game.turn(lane)
     return game
-
-
-def events(game: Game) -> list[Event]:
-    return [each for line in game.lines for each in line]
 
 
 def test_a_sick_device_takes_its_slot_out_and_the_run_goes_on_elsewhere() -> None:

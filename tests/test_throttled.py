@@ -22,7 +22,8 @@ from autoresearch_ray import ledger, research
 from autoresearch_ray.board import replay
 from autoresearch_ray.breaker import Breaker
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.model import Closed, Event, FailureKind, Measured, Ordered, Propose, Status, TroubleKind, Wait
+from autoresearch_ray.events import Closed, Event, Measured, Ordered
+from autoresearch_ray.model import FailureKind, Propose, Status, TroubleKind, Wait
 from tests.conftest import Toy, counted_at_the_limit
 
 CLIENT = """\

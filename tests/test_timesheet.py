@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from autoresearch_ray import timesheet
 from autoresearch_ray.cli import main
-from autoresearch_ray.model import Left, Seat, Seated, Spent, Use
+from autoresearch_ray.events import Left, Seated
+from autoresearch_ray.model import Seat, Spent, Use
 from autoresearch_ray.report import markdown
 from tests.runs import START, Run, write
 

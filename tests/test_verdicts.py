@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch_ray import orders
+from autoresearch_ray.events import Published, Refused
 from autoresearch_ray.model import (
     MEMORY,
     Also,
@@ -21,8 +22,6 @@ from autoresearch_ray.model import (
     Holdout,
     Measurement,
     Propose,
-    Published,
-    Refused,
     Remeasure,
     Replay,
     Resources,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from autoresearch_ray.board import Board, replay
 from autoresearch_ray.errors import LedgerError, SetupError
-from autoresearch_ray.model import Event, Experiment
+from autoresearch_ray.events import Event
+from autoresearch_ray.model import Experiment
 
 LEDGER = "ledger.jsonl"
 

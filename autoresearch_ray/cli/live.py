@@ -12,7 +12,8 @@ import click
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.cli.output import coloured, print_json
-from autoresearch_ray.model import Experiment, Paused, Retired, Status
+from autoresearch_ray.events import Paused, Retired
+from autoresearch_ray.model import Experiment, Status
 from autoresearch_ray.results import out_of_use, progress_line, record, verdict, whose
 
 EVERY = 5  # verdicts between two progress lines

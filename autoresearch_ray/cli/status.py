@@ -21,20 +21,8 @@ from autoresearch_ray.certainty import (
 )
 from autoresearch_ray.cli.folder import Driver, Mirrored
 from autoresearch_ray.cli.output import columns
-from autoresearch_ray.model import (
-    Ablate,
-    Experiment,
-    Holdout,
-    Paused,
-    Propose,
-    Remeasure,
-    Replay,
-    Retired,
-    Rework,
-    Status,
-    Stop,
-    Wait,
-)
+from autoresearch_ray.events import Paused, Retired
+from autoresearch_ray.model import Ablate, Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop, Wait
 from autoresearch_ray.results import described, duration, leaderboard, line, out_of_use, signed, timestamp, whose
 
 NOTHING = {"metric": None, "error": None, "measurements": 0}

@@ -22,7 +22,7 @@ import click
 from autoresearch_ray import research
 from autoresearch_ray.account import parts
 from autoresearch_ray.board import Board, replay
-from autoresearch_ray.model import Event, Measured
+from autoresearch_ray.events import Event, Measured
 from autoresearch_ray.repo import Hub
 from benchmarks import machine, scratch
 from benchmarks.chaos import demon

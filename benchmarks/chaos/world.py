@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 
 from autoresearch_ray import ledger
-from autoresearch_ray.model import Event, Measured
+from autoresearch_ray.events import Event, Measured
+from autoresearch_ray.session import single_box
 
 HERE = Path(__file__).parent
 NODES = 2  # besides the head, each with two logical GPUs
@@ -67,15 +68,6 @@ _HEALTH = {
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
-}
-_RAY = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
-    "RAY_worker_oom_score_adjustment": "0",
-    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -203,7 +195,7 @@ def world(folder: Path) -> Iterator[World]:
     """A world that runs, and that leaves nothing behind. What this machine does not permit is left out."""
     temporary = folder / "tmp"
     temporary.mkdir()
-    os.environ.update(_RAY | {"TMPDIR": str(temporary), "RAY_TMPDIR": str(folder)})
+    os.environ.update(single_box(os.environ) | {"TMPDIR": str(temporary), "RAY_TMPDIR": str(folder)})
     os.environ.pop("RAY_ADDRESS", None)
     clock = _clock(folder)
     disk = folder / "disk"
