@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,38 @@ class Toy:
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     return Toy(tmp_path / "toy")
+
+
+class SmallDisk:
+    """A file system of its own, which is soon full, and can be enlarged."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+        if made.returncode:
+            pytest.skip("mounting a small file system is not permitted here")
+
+    def enlarge(self) -> None:
+        subprocess.run(["mount", "-o", "remount,size=64m", self.folder], check=True)
+
+    def remove(self) -> None:
+        """Also while what a failed test has left behind still uses it."""
+        subprocess.run(["umount", "--lazy", self.folder], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], SmallDisk]]:
+    """Makes one of a size such as "300k"; where none may be mounted, the test is skipped."""
+    made: list[SmallDisk] = []
+
+    def make(size: str) -> SmallDisk:
+        made.append(SmallDisk(tmp_path / f"disk{len(made)}", size))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.remove()
 
 
 def counted_at_the_limit(run_folder: Path) -> int:

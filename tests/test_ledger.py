@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from autoresearch_ray.board import replay
 from autoresearch_ray.errors import LedgerError
 from autoresearch_ray.events import Event, Measured
 from autoresearch_ray.model import Attempt, Failure, FailureKind, Measurement, Resources
+from tests.conftest import SmallDisk
 from tests.game import Game
 
 
@@ -86,28 +87,19 @@ def test_two_writers_are_refused_and_a_dead_one_is_waited_for(tmp_path: Path, li
         ledger.Ledger(path, patience_seconds=20).close()
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path: Path, lines: list[list[Event]]) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
-    try:
-        path = written(disk, lines[:3])
-        writer = ledger.Ledger(path)
-        with pytest.raises(LedgerError, match="No space left"):
-            for _ in range(1000):
-                writer.append(lines[4])
-        size = path.stat().st_size
-        assert path.read_bytes().endswith(b"\n")
-        with pytest.raises(LedgerError):
-            writer.append(lines[4] * 50)
-        assert path.stat().st_size == size
-        writer.close()
-        assert len(list(ledger.read(path))) > 3
-    finally:
-        subprocess.run(["umount", disk], check=True)
+def test_a_full_disk_leaves_no_half_line(small_disk: Callable[[str], SmallDisk], lines: list[list[Event]]) -> None:
+    path = written(small_disk("64k").folder, lines[:3])
+    writer = ledger.Ledger(path)
+    with pytest.raises(LedgerError, match="No space left"):
+        for _ in range(1000):
+            writer.append(lines[4])
+    size = path.stat().st_size
+    assert path.read_bytes().endswith(b"\n")
+    with pytest.raises(LedgerError):
+        writer.append(lines[4] * 50)
+    assert path.stat().st_size == size
+    writer.close()
+    assert len(list(ledger.read(path))) > 3
 
 
 def test_a_tail_sees_each_line_once_and_never_half_of_one(tmp_path: Path, lines: list[list[Event]]) -> None:

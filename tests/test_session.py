@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from autoresearch_ray.model import Remeasure, Status
 from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.session import Session
-from tests.conftest import Toy, counted_at_the_limit, processes_of
+from tests.conftest import SmallDisk, Toy, counted_at_the_limit, processes_of
 
 RUN = [sys.executable, "-m", "autoresearch_ray", "run"]
 
@@ -302,33 +302,22 @@ def test_out_of_scope_edits_are_never_measured(toy: Toy, tmp_path: Path) -> None
     assert "harness.py" in session.board.experiments[1].reason
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Toy]:
-    """A repository on a disk of its own, which a run fills within seconds."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        small = Toy(disk / "toy")
-        small.program(more="experiments: 400")
-        yield small
-    finally:
-        subprocess.run(["umount", disk], check=True)
+def soon_full(disk: SmallDisk) -> Toy:
+    """A repository on that disk, which a run fills within seconds."""
+    small = Toy(disk.folder / "toy")
+    small.program(more="experiments: 400")
+    return small
 
 
-def enlarge(small: Toy) -> None:
-    subprocess.run(["mount", "-o", "remount,size=64m", small.folder.parent], check=True)
-
-
-def test_a_disk_that_fills_makes_the_lanes_wait_and_nothing_is_lost(small: Toy) -> None:
+def test_a_disk_that_fills_makes_the_lanes_wait_and_nothing_is_lost(small_disk: Callable[[str], SmallDisk]) -> None:
+    disk = small_disk("1200k")
+    small = soon_full(disk)
     run = [*RUN, str(small.folder / "program.md")]
     with subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as driver:
         until(lambda: not shutil.disk_usage(small.folder).free or driver.poll() is not None)
         finished = attempts(small)
         assert driver.poll() is None and len(finished) > 2
-        enlarge(small)
+        disk.enlarge()
         until(lambda: len(attempts(small)) >= len(finished) + 4)
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=60)[1]
@@ -338,7 +327,9 @@ def test_a_disk_that_fills_makes_the_lanes_wait_and_nothing_is_lost(small: Toy) 
     assert not board_of(small).machine_failures
 
 
-def test_a_run_that_waits_for_room_can_be_stopped_and_taken_up_again(small: Toy) -> None:
+def test_a_run_that_waits_for_room_can_be_stopped_and_taken_up_again(small_disk: Callable[[str], SmallDisk]) -> None:
+    disk = small_disk("1200k")
+    small = soon_full(disk)
     run = [*RUN, str(small.folder / "program.md")]
     with subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as driver:
         until(lambda: not shutil.disk_usage(small.folder).free or driver.poll() is not None)
@@ -347,7 +338,7 @@ def test_a_run_that_waits_for_room_can_be_stopped_and_taken_up_again(small: Toy)
     assert driver.returncode == 1 and "make room on the disk" in said and "Traceback" not in said, said
     finished = attempts(small)
     assert len(finished) > 2
-    enlarge(small)
+    disk.enlarge()
     more = str(board_of(small).counted + 2)
     again = subprocess.run([*run, "--experiments", more], capture_output=True)
     assert again.returncode == 0, again.stderr

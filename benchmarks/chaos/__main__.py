@@ -50,8 +50,7 @@ def strike(here: World, faults: int, chance: random.Random, say: bool) -> Story:
     """Break things until `faults` of them were broken."""
     story = Story()
     kinds = list(demon.FAULTS)
-    queue = kinds[:faults]  # each once, then by chance
-    chance.shuffle(queue)
+    queue = chance.sample(kinds, min(faults, len(kinds)))  # each once, then by chance
     _wait(here, 4)
     while sum(story.struck.values()) < faults:
         fault = queue.pop() if queue else chance.choices(kinds, list(demon.FAULTS.values()))[0]
@@ -68,12 +67,15 @@ def strike(here: World, faults: int, chance: random.Random, say: bool) -> Story:
             story.known = here.lines()
         before, begun = here.measured(), time.monotonic()
         here.tend()
-        if story.struck.total() % 5 and not _wait(here, before + 1):
-            story.stuck.append(f"{name}: {what}")
-        took = time.monotonic() - begun
-        story.recovered.setdefault(name, []).append(took)
+        told = "at once"  # the next one, after every fifth
+        if story.struck.total() % 5:
+            if not _wait(here, before + 1):
+                story.stuck.append(f"{name}: {what}")
+            took = time.monotonic() - begun
+            story.recovered.setdefault(name, []).append(took)
+            told = f"{took:.1f} s"
         if say:
-            print(f"{story.struck.total():4} {name}: {what}, {took:.1f} s", file=sys.stderr, flush=True)
+            print(f"{story.struck.total():4} {name}: {what}, {told}", file=sys.stderr, flush=True)
     here.set_clock(0.0)
     return story
 
@@ -175,11 +177,11 @@ def main(faults: int, seed: int, as_json: bool) -> None:
                 shutil.copytree(here.run_folder, kept := Path(f"chaos-{seed}"), dirs_exist_ok=True)
                 print(f"the run is kept in {kept}", file=sys.stderr)
         board = replay(iter(story.known))
-    rows = [
-        {"fault": name, "times": times, "median_seconds": statistics.median(story.recovered[name]),
-         "longest_seconds": max(story.recovered[name])}
-        for name, times in sorted(story.struck.items())
-    ]  # fmt: skip
+    rows = []
+    for name, times in sorted(story.struck.items()):
+        took = story.recovered.get(name, [])
+        median, longest = (statistics.median(took), max(took)) if took else (None, None)
+        rows.append({"fault": name, "times": times, "median_seconds": median, "longest_seconds": longest})
     ok = not any(held.values())
     if as_json:
         document = {
@@ -191,7 +193,8 @@ def main(faults: int, seed: int, as_json: bool) -> None:
         print(f"chaos, {where['cores']} cores, Ray {where['ray']}, seed {seed}")
         print(f"  {'fault':<24} times   until the next hand-in: median, longest")
         for row in rows:
-            seconds = f"{row['median_seconds']:6.1f} s {row['longest_seconds']:6.1f} s"
+            took = [row["median_seconds"], row["longest_seconds"]]
+            seconds = " ".join("     -  " if each is None else f"{each:6.1f} s" for each in took)
             print(f"  {row['fault']:<24} {row['times']:5}   {seconds}")
         wall = board.account.wall_seconds(board.last_at)
         spent = parts(board.account.seconds(board.last_at))
