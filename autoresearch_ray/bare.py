@@ -39,7 +39,7 @@ _CONFIG = {
 }
 UPLOAD_PACK = "git -c safe.directory='*' upload-pack"  # fetch strips our settings from the other end
 LONG_SECONDS = 3600.0  # for what grows with the history
-_TIP = " refs/heads/candidate"  # the one branch that a bundle of ours names
+_TIP = " refs/heads/candidate"  # how the branches that a bundle of ours names begin
 _CUT = " refs/shallow/"  # and where the history of a shallow clone is cut off, which its receiver must know
 BY_ITSELF = "check the room on the disk; the run can be taken up again"
 _AGAIN = "ask for a larger bundle, made for one who has nothing"
@@ -147,33 +147,41 @@ class Bare:
         """Every file of `commit` by its path."""
         return parse_tree(self.git("ls-tree", "-r", "-l", "-z", "--full-tree", commit))
 
-    def pack(self, commit: str, have: Sequence[str] = ()) -> bytes:
-        """A bundle of `commit` for one who has the commits `have`; b"" when nothing is missing there.
+    def pack(self, commits: Sequence[str], have: Sequence[str] = ()) -> bytes:
+        """One bundle of all `commits` for one who has the commits `have`; b"" when nothing is missing there.
 
-        Names in `have` that are unknown here are passed over. Raises `RepoError` when `commit` is not here.
+        Names in `have` that are unknown here are passed over. Raises `RepoError` when one of `commits` is not here.
         """
-        have = self.known(have)
-        options = ("--revs", "--thin", "--stdout", "-q", "--delta-base-offset")
-        pack = self.git("pack-objects", *options, stdin=_revisions(commit, have), timeout_seconds=LONG_SECONDS)
+        have = list(dict.fromkeys(have))
+        try:
+            pack = self._pack(commits, have)
+        except RepoError:  # only then are they looked up one by one: a process more for each hand-in
+            have = self.known(have)
+            pack = self._pack(commits, have)
         if _objects(pack) == 0:
             return b""
-        lines = ["# v3 git bundle", "@object-format=sha256"] if len(commit) == 64 else ["# v2 git bundle"]
+        lines = ["# v3 git bundle", "@object-format=sha256"] if len(commits[0]) == 64 else ["# v2 git bundle"]
         lines += [f"-{each}" for each in have]
         if not have:
             lines += [f"{each}{_CUT}{each}" for each in self._cut()]
-        return "\n".join([*lines, commit + _TIP, "", ""]).encode() + pack
+        tips = [f"{commit}{_TIP}{number or ''}" for number, commit in enumerate(commits)]
+        return "\n".join([*lines, *tips, "", ""]).encode() + pack
 
-    def take(self, bundle: bytes) -> str:
-        """Take in what `bundle` brings and return its commit, which is here afterwards with all it needs.
+    def _pack(self, commits: Sequence[str], have: Sequence[str]) -> bytes:
+        options = ("--revs", "--thin", "--stdout", "-q", "--delta-base-offset")
+        return self.git("pack-objects", *options, stdin=_revisions(commits, have), timeout_seconds=LONG_SECONDS)
+
+    def take(self, bundle: bytes) -> list[str]:
+        """Take in what `bundle` brings and return its commits, which are here afterwards with all they need.
 
         Taking the same bundle twice changes nothing. Raises `RepoError` when it is damaged or builds on what is not
         here.
         """
         head, _, pack = bundle.partition(b"\n\n")
         lines = head.decode("ascii", "replace").split("\n")
-        if not lines[0].startswith("# v") or not lines[-1].endswith(_TIP) or not _whole(pack):
+        commits = [line.partition(_TIP)[0] for line in lines if _TIP in line]
+        if not lines[0].startswith("# v") or not commits or not _whole(pack):
             raise RepoError("a bundle arrived damaged", "hand it in again")
-        commit = lines[-1].removesuffix(_TIP)
         have = [line.removeprefix("-") for line in lines if line.startswith("-")]
         if missing := set(have) - set(self.known(have)):
             raise RepoError(f"a bundle builds on commits that are not here: {', '.join(sorted(missing))}", _AGAIN)
@@ -182,10 +190,10 @@ class Bare:
             (self.folder / "shallow").write_text("".join(f"{each}\n" for each in cut))
         unpack = ("unpack-objects", "-q") if _objects(pack) < _UNPACK_LIMIT else ("index-pack", "--stdin", "--fix-thin")
         self.git(*unpack, stdin=pack, timeout_seconds=LONG_SECONDS)
-        # Fails unless every object between `have` and the commit is here.
-        wanted = _revisions(commit, have)
+        # Fails unless every object between `have` and the commits is here.
+        wanted = _revisions(commits, have)
         self.git("rev-list", "--objects", "--quiet", "--stdin", stdin=wanted, timeout_seconds=LONG_SECONDS)
-        return commit
+        return commits
 
     def known(self, commits: Sequence[str]) -> list[str]:
         """Those of `commits` that are here, each once."""
@@ -211,9 +219,9 @@ def parse_tree(listing: bytes) -> dict[str, Entry]:
     return entries
 
 
-def _revisions(commit: str, have: Sequence[str]) -> bytes:
-    """What `--stdin` and `--revs` read for: all that `commit` has and `have` lacks."""
-    return "".join(f"{each}\n" for each in (commit, *(f"^{each}" for each in have))).encode()
+def _revisions(commits: Sequence[str], have: Sequence[str]) -> bytes:
+    """What `--stdin` and `--revs` read for: all that `commits` have and `have` lacks."""
+    return "".join(f"{each}\n" for each in (*commits, *(f"^{each}" for each in have))).encode()
 
 
 def _objects(pack: bytes) -> int:

@@ -80,7 +80,7 @@ class Coordinator:
     def welcome(self) -> Welcome:
         opened = self._board.opened
         with self._lock:
-            self._history = self._history or self._hub.pack(opened.base)
+            self._history = self._history or self._hub.pack([opened.base])
         name = hashlib.sha256(f"{opened.tag} {opened.base} {opened.at}".encode()).hexdigest()[:12]
         program = self._board.program
         return Welcome(name, opened.tag, program, opened.base, opened.prefix, self._history, str(self.folder))
@@ -92,9 +92,8 @@ class Coordinator:
             events, order = orders.sit(self._board, seat, self._clock(), self._policy, spent)
             self._record(events)
             reply = self._reply(seat.lane, order)
-            return self._board.lanes[seat.lane].sitting, replace(
-                reply, unfinished=orders.unfinished(self._board, seat.worker)
-            )
+            sitting, unfinished = self._board.lanes[seat.lane].sitting, orders.unfinished(self._board, seat.worker)
+        return sitting, replace(reply(), unfinished=unfinished)
 
     def claim(self, lane: str, id: str, tree: str) -> Taken | None:
         with self._lock:
@@ -113,9 +112,12 @@ class Coordinator:
             return goes_on
 
     def submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
+        late = None
         with self._lock:
-            if not orders.answers(self._board, attempt):  # late, or handed in twice: nothing of it is kept
-                return self._reply(attempt.lane, orders.decide(self._board, attempt, 0.0, self._policy)[1])
+            if not orders.answers(self._board, attempt):  # or handed in twice: nothing of it is kept
+                late = self._reply(attempt.lane, orders.decide(self._board, attempt, 0.0, self._policy)[1])
+        if late:
+            return late()
         self._keep_commit(attempt, bundle)
         self._keep_logs(attempt.lane, logs)
         with self._lock:
@@ -127,7 +129,7 @@ class Coordinator:
             reply, turn = self._reply(attempt.lane, order), self._board.attempts
         if events and turn % _TIDY == 0:
             self._tidy()
-        return reply
+        return reply()
 
     def left(self, spent: Spent) -> None:
         with self._lock:
@@ -220,17 +222,12 @@ class Coordinator:
         except OSError as error:
             raise LedgerError(f"cannot write {folder}: {error.strerror}", _ROOM) from error
 
-    def _reply(self, lane: str, order: Order) -> Reply:
+    def _reply(self, lane: str, order: Order) -> Callable[[], Reply]:
+        """What the lane is told, to be made without the lock: to pack commits is the longest part of a hand-in."""
         known = list(self._known.get(lane, ()))
         missing = [each for each in dict.fromkeys(_needed(order)) if each not in known]
-        if len(missing) > 1:  # those that come along with others need no bundle of their own
-            missing = self._hub.git("merge-base", "--independent", *missing).decode().split()
-        bundles = []
-        for commit in missing:
-            bundles.append(self._hub.pack(commit, known))
-            known.append(commit)
         told = self._brief(lane, order) if isinstance(order, Propose) else None
-        return Reply(order, tuple(each for each in bundles if each), told)
+        return lambda: Reply(order, self._hub.pack(missing, known) if missing else b"", told)
 
     def _brief(self, lane: str, order: Propose) -> Brief:
         board, here, rework = self._board, self._board.lanes[lane], order.rework

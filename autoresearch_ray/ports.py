@@ -207,7 +207,7 @@ class Reply:
     """
 
     order: Order
-    bundles: tuple[bytes, ...] = ()
+    bundle: bytes = b""
     brief: Brief | None = None
     unfinished: tuple[str, ...] = ()
 

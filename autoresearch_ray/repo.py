@@ -161,8 +161,8 @@ class Hub(Bare):
 
         Raises `RepoError` when the bundle is damaged, builds on what is not here, or does not bring `commit`.
         """
-        arrived = self.take(bundle) if bundle else ""
-        if arrived != commit and not self.has(commit):
+        arrived = self.take(bundle) if bundle else []
+        if commit not in arrived and not self.has(commit):
             raise RepoError(f"the commit {commit} did not arrive", "hand it in again with a larger bundle")
         self.git("update-ref", ref, commit)
 

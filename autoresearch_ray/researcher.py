@@ -65,7 +65,7 @@ class Researcher:
             attempt = self._waited(order) if isinstance(order, Wait) else self.attempt(order, reply)
             if attempt is None:
                 return
-            bundle = self.store.pack(attempt.commit, [attempt.parent]) if attempt.commit and attempt.line else b""
+            bundle = self.store.pack([attempt.commit], [attempt.parent]) if attempt.commit and attempt.line else b""
             logs, began = self._logs(attempt), time.monotonic()
             reply = self.submit(replace(attempt, reply_seconds=waited), bundle, logs)
             waited = time.monotonic() - began
@@ -91,7 +91,7 @@ class Researcher:
                 return None
             if reply.brief is None or isinstance(made, Candidate) or made.kind not in _NOTHING_NEW:
                 break
-            reply = replace(reply, bundles=(), brief=told(reply.brief, made))
+            reply = replace(reply, bundle=b"", brief=told(reply.brief, made))
         if isinstance(made, Failure):
             return replace(attempt, measurement=Measurement(None, made))
         attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines, tree=made.tree)
@@ -103,8 +103,7 @@ class Researcher:
     def _made(self, attempt: Attempt, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
         """The candidate, or why there is none. A fault of this machine is its own failure, not the idea's."""
         try:
-            for bundle in reply.bundles:
-                self.store.unpack(bundle)
+            self.store.unpack(reply.bundle)
             match order:
                 case Remeasure(commit=commit, why=why):
                     return replace(attempt, idea=why), Candidate(commit)

@@ -51,8 +51,7 @@ class Lane:
     def made(self, text: str) -> Candidate:
         order = self.reply.order
         assert isinstance(order, Propose)
-        for bundle in self.reply.bundles:
-            self.store.unpack(bundle)
+        self.store.unpack(self.reply.bundle)
         self.store.stand(self.tree, order.parent)
         (self.tree / "train.py").write_text(text)
         made = self.store.commit(self.tree, order.parent, text, self.welcome.program.scope, "", order.id)
@@ -76,7 +75,7 @@ class Lane:
             line,
             tree=made.tree if made else "",
         )
-        return attempt, self.store.pack(commit, [parent]) if made else b""
+        return attempt, self.store.pack([commit], [parent]) if made else b""
 
     def claim(self, made: Candidate) -> str | None:
         """What the desk says of the files of `made`; None: they are this lane's."""
@@ -144,7 +143,7 @@ def test_a_late_hand_in_of_an_earlier_sitting_changes_nothing_at_all(
     late, bundle = old.attempt(0.1, old.made("LR = 2\n"))
     new = lane(desk, tmp_path)
     accepted, _ = new.attempt(2.0, new.made("LR = 3\n"))
-    new.hand_in(accepted, new.store.pack(accepted.commit or "", [accepted.parent]), b"accepted")
+    new.hand_in(accepted, new.store.pack([accepted.commit or ""], [accepted.parent]), b"accepted")
     before = (run_folder / "ledger.jsonl").read_bytes()
     number = accepted.id.rpartition("-")[2]
     assert isinstance(old.hand_in(late, bundle, b"late").order, Stop)
@@ -162,11 +161,11 @@ def test_after_a_fault_of_its_machine_a_lane_is_sent_everything_again(
     for _ in range(2):
         one.hand_in(*one.attempt(0.5, one.made("LR = 2\n") if isinstance(one.reply.order, Propose) else None))
     order = one.reply.order
-    assert isinstance(order, Propose) and order.parent != one.welcome.base and not one.reply.bundles
+    assert isinstance(order, Propose) and order.parent != one.welcome.base and not one.reply.bundle
     attempt, _ = one.attempt(0.5)
     broken = Measurement(None, Failure(FailureKind.MACHINE, "the disk is full"))
     fault = Attempt(attempt.id, one.name, one.sitting, "propose", order.parent, None, broken)
-    assert one.hand_in(fault, b"").bundles
+    assert one.hand_in(fault, b"").bundle
 
 
 def test_what_cannot_be_stored_is_an_error_for_all_and_nothing_is_counted(
@@ -272,7 +271,7 @@ def changes(run_folder: Path, toy: Toy, tmp_path: Path) -> dict[str, str]:
     """Commits of two lanes in the hub: "a1" and "a2" on top of it, and "b1"; each changes another file."""
     hub = Hub.open(run_folder / "hub.git")
     base = replay(read(run_folder / "ledger.jsonl")).opened.base
-    store = Store.create(tmp_path / "by-hand.git", hub.pack(base), base)
+    store = Store.create(tmp_path / "by-hand.git", hub.pack([base]), base)
     tree = tmp_path / "by-hand"
     commits = {"base": base}
     for number, (name, parent) in enumerate((("a1", "base"), ("a2", "a1"), ("b1", "base"))):
@@ -282,7 +281,7 @@ def changes(run_folder: Path, toy: Toy, tmp_path: Path) -> dict[str, str]:
         made = store.commit(tree, commits[parent], name, scope, "")
         assert isinstance(made, Candidate)
         commits[name] = made.commit
-        hub.unpack(store.pack(made.commit, [commits[parent]]), f"refs/attempts/by-hand/{number}", made.commit)
+        hub.unpack(store.pack([made.commit], [commits[parent]]), f"refs/attempts/by-hand/{number}", made.commit)
     return commits
 
 
@@ -296,8 +295,7 @@ def ordered(run_folder: Path, tmp_path: Path, order: Order) -> Lane:
     )
     one = lane(Coordinator(run_folder, clock=lambda: 2e9), tmp_path)
     assert one.reply.order == order
-    for bundle in one.reply.bundles:
-        one.store.unpack(bundle)
+    one.store.unpack(one.reply.bundle)
     return one
 
 
@@ -307,18 +305,13 @@ def test_a_replay_comes_with_all_its_commits_and_each_of_them_once(
     group = (changes["a1"], changes["b1"], changes["a2"])
     one = ordered(run_folder, tmp_path, Replay("gpu7-1", changes["base"], group, 1))
     try:
-        assert len(one.reply.bundles) == 2  # a1 comes with a2
-        assert (
-            sum(map(len, one.reply.bundles))
-            < len(one.store.pack(changes["a2"], [changes["base"]]))
-            + len(one.store.pack(changes["b1"], [changes["base"]]))
-            + 100
-        )
+        apart = (one.store.pack([changes[each]], [changes["base"]]) for each in ("a2", "b1"))  # a1 comes with a2
+        assert len(one.reply.bundle) < sum(map(len, apart))
         made = one.store.replay(group, changes["base"])
         assert isinstance(made, Candidate) and made.picked == group
         attempt, _ = one.attempt(0.5, made)
-        one.hand_in(attempt, one.store.pack(made.commit, [changes["base"]]))
-        assert one.reply.bundles == () and not isinstance(one.reply.order, Stop)
+        one.hand_in(attempt, one.store.pack([made.commit], [changes["base"]]))
+        assert one.reply.bundle == b"" and not isinstance(one.reply.order, Stop)
     finally:
         one.desk.leave()
 

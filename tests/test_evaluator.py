@@ -48,7 +48,7 @@ class Bench:
         program = reader.read(toy.folder / "program.md")
         program = replace(program, eval=replace(program.eval, **changes))  # type: ignore[arg-type]
         hub = Hub.create(folder / "hub.git", Origin.find(toy.folder), self.base)
-        self.store = Store.create(folder / "store.git", hub.pack(self.base), self.base)
+        self.store = Store.create(folder / "store.git", hub.pack([self.base]), self.base)
         self.signals = Signals()
         self.evaluator = Evaluator(
             welcome=Welcome("run0", "t1", program, self.base, "", b"", ""),

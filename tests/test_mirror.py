@@ -45,7 +45,7 @@ class Night:
         self.folder = folder / ".autoresearch" / tag
         self.folder.mkdir(parents=True)
         self.hub = Hub.create(self.folder / "hub.git", Origin.find(folder), self.run.base)
-        self.store = Store.create(folder / ".autoresearch" / "store", self.hub.pack(self.run.base), self.run.base)
+        self.store = Store.create(folder / ".autoresearch" / "store", self.hub.pack([self.run.base]), self.run.base)
         Ledger.create(self.path, self.run.lines[0])
         self.written = 1
         self.head = self.run.base
@@ -71,7 +71,7 @@ class Night:
         made = self.store.commit(tree, self.head, f"rate {number}", self.run.board.program.scope, "", str(number))
         assert isinstance(made, Candidate)
         ref = f"refs/attempts/gpu0/{self.run._attempts['gpu0'] + 1}"
-        self.hub.unpack(self.store.pack(made.commit, [self.head]), ref, made.commit)
+        self.hub.unpack(self.store.pack([made.commit], [self.head]), ref, made.commit)
         self.run.propose("gpu0", f"rate {number}", 1 / number, status, commit=made.commit, parent=self.head)
         self.write()
         if status is Status.KEEP:

@@ -123,7 +123,7 @@ def through_a_run(user: UserRepo, top: Path, scratch: Path) -> list[str]:
     origin.files(origin.head)
     origin.has_branches("x")
     hub = Hub.create(scratch / "hub.git", origin, origin.head)
-    store = Store.create(scratch / "store.git", hub.pack(origin.head), origin.head)
+    store = Store.create(scratch / "store.git", hub.pack([origin.head]), origin.head)
     tree = scratch / "tree"
     skipped = []
     for number, content in enumerate(["one\n", "two\n"]):  # the second is no descendant of the first: a forced update
@@ -131,7 +131,7 @@ def through_a_run(user: UserRepo, top: Path, scratch: Path) -> list[str]:
         (tree / "train.py").write_text(content)
         made = store.commit(tree, origin.head, content, SCOPE, "")
         assert made.line  # a candidate
-        hub.unpack(store.pack(made.commit, [origin.head]), f"refs/attempts/gpu0/{number}", made.commit)
+        hub.unpack(store.pack([made.commit], [origin.head]), f"refs/attempts/gpu0/{number}", made.commit)
         for name in ("autoresearch/x-gpu0", "autoresearch/x"):
             hub.branch(name, made.commit)
         skipped = origin.publish(hub.folder, "x")

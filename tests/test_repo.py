@@ -34,7 +34,7 @@ def hub_of(user: UserRepo, folder: Path) -> Hub:
 
 
 def store_of(hub: Hub, base: str, folder: Path) -> Store:
-    return Store.create(folder, hub.pack(base), base)
+    return Store.create(folder, hub.pack([base]), base)
 
 
 def candidate(store: Store, tree: Path, parent: str, content: str, idea: str = "an idea") -> Candidate:
@@ -238,7 +238,7 @@ def test_diff_stat_and_show(user: UserRepo, tmp_path: Path) -> None:
     hub = hub_of(user, tmp_path / "hub.git")
     store = store_of(hub, user.head, tmp_path / "store.git")
     made = candidate(store, tmp_path / "tree", user.head, "tout changé\n", idea="use français")
-    hub.unpack(store.pack(made.commit), "refs/attempts/gpu0/1", made.commit)
+    hub.unpack(store.pack([made.commit]), "refs/attempts/gpu0/1", made.commit)
     assert "+tout changé\n" in hub.diff(user.head, made.commit)
     assert "train.py | 401 +" in hub.stat(user.head, made.commit)
     assert "use français" in hub.show(made.commit)
@@ -252,8 +252,8 @@ def test_diff_stat_and_show(user: UserRepo, tmp_path: Path) -> None:
 
 def test_a_bundle_is_one_that_git_reads(user: UserRepo, tmp_path: Path) -> None:
     hub = hub_of(user, tmp_path / "hub.git")
-    (tmp_path / "whole.bundle").write_bytes(hub.pack(user.head))
-    (tmp_path / "thin.bundle").write_bytes(hub.pack(user.head, [user.git("rev-parse", "HEAD~1").strip()]))
+    (tmp_path / "whole.bundle").write_bytes(hub.pack([user.head]))
+    (tmp_path / "thin.bundle").write_bytes(hub.pack([user.head], [user.git("rev-parse", "HEAD~1").strip()]))
     user.git("bundle", "verify", str(tmp_path / "whole.bundle"))
     user.git("bundle", "verify", str(tmp_path / "thin.bundle"))
     user.git("clone", "-q", "-b", "candidate", str(tmp_path / "whole.bundle"), str(tmp_path / "clone"))
@@ -274,7 +274,7 @@ def test_three_hundred_commits_arrive_byte_for_byte(user: UserRepo, tmp_path: Pa
     store.git("fast-import", "--quiet", stdin=script)
     line = [user.head, *store.git("rev-list", "--reverse", f"{user.head}..refs/heads/x").decode().split()]
     for number, (parent, commit) in enumerate(pairwise(line)):
-        hub.unpack(store.pack(commit, [parent]), f"refs/attempts/gpu0/{number}", commit)
+        hub.unpack(store.pack([commit], [parent]), f"refs/attempts/gpu0/{number}", commit)
     asked = "".join(f"{commit}:train.py\n" for commit in line[1:])
     arrived = hub.git("cat-file", "--batch=%(objectsize)", stdin=asked.encode())
     assert arrived == b"".join(b"%d\n%s\n" % (len(content), content) for content in contents)
@@ -284,29 +284,29 @@ def test_one_changed_line_takes_less_than_a_kilobyte(user: UserRepo, tmp_path: P
     store = store_of(hub_of(user, tmp_path / "hub.git"), user.head, tmp_path / "store.git")
     text = (user.folder / "train.py").read_text()
     made = candidate(store, tmp_path / "tree", user.head, text.replace("line 200\n", "line two hundred\n"))
-    assert 0 < len(store.pack(made.commit, [user.head])) < 1000
+    assert 0 < len(store.pack([made.commit], [user.head])) < 1000
 
 
 def test_nothing_is_packed_for_one_who_has_it(user: UserRepo, tmp_path: Path) -> None:
     hub = hub_of(user, tmp_path / "hub.git")
     first = user.git("rev-parse", "HEAD~1").strip()
-    assert hub.pack(user.head, [user.head]) == b""
-    assert hub.pack(first, [user.head]) == b""
-    assert hub.pack(user.head, [first]) != b""
-    assert hub.pack(user.head, ["0" * 40]) == hub.pack(user.head)
+    assert hub.pack([user.head], [user.head]) == b""
+    assert hub.pack([first], [user.head]) == b""
+    assert hub.pack([user.head], [first]) != b""
+    assert hub.pack([user.head], ["0" * 40]) == hub.pack([user.head])
     with pytest.raises(RepoError):
-        hub.pack("0" * 40)
+        hub.pack(["0" * 40])
 
 
 def test_unpacking_twice_is_unpacking_once(user: UserRepo, tmp_path: Path) -> None:
     hub = hub_of(user, tmp_path / "hub.git")
     store = store_of(hub, user.head, tmp_path / "store.git")
     made = candidate(store, tmp_path / "tree", user.head, "new\n")
-    bundle = store.pack(made.commit, [user.head])
+    bundle = store.pack([made.commit], [user.head])
     for again in (bundle, bundle, b""):
         hub.unpack(again, "refs/attempts/gpu0/1", made.commit)
     assert hub.has(made.commit)
-    assert hub.pack(made.commit, [user.head]) != b""
+    assert hub.pack([made.commit], [user.head]) != b""
 
 
 def test_a_bundle_that_lacks_prerequisites_is_refused(user: UserRepo, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_bundle_that_lacks_prerequisites_is_refused(user: UserRepo, tmp_path: 
     one = candidate(store, tmp_path / "tree", user.head, "one\n")
     two = candidate(store, tmp_path / "tree", one.commit, "two\n")
     with pytest.raises(RepoError, match="not here") as caught:
-        hub.unpack(store.pack(two.commit, [one.commit]), "refs/attempts/gpu0/2", two.commit)
+        hub.unpack(store.pack([two.commit], [one.commit]), "refs/attempts/gpu0/2", two.commit)
     assert "larger bundle" in caught.value.hint
     assert not hub.has(two.commit)
 
@@ -324,18 +324,18 @@ def test_a_bundle_without_the_commit_it_is_said_to_bring_is_refused(user: UserRe
     hub = hub_of(user, tmp_path / "hub.git")
     store = store_of(hub, user.head, tmp_path / "store.git")
     made = candidate(store, tmp_path / "tree", user.head, "new\n")
-    for bundle in (b"", store.pack(made.commit, [user.head])):
+    for bundle in (b"", store.pack([made.commit], [user.head])):
         with pytest.raises(RepoError, match="did not arrive"):
             hub.unpack(bundle, "refs/attempts/gpu0/1", "1" * 40)
     with pytest.raises(RepoError, match="does not bring"):
-        Store.create(tmp_path / "store2.git", hub.pack(user.head), made.commit)
+        Store.create(tmp_path / "store2.git", hub.pack([user.head]), made.commit)
 
 
 def test_a_damaged_bundle_is_an_error_and_sets_no_ref(user: UserRepo, tmp_path: Path) -> None:
     hub = hub_of(user, tmp_path / "hub.git")
     store = store_of(hub, user.head, tmp_path / "store.git")
     made = candidate(store, tmp_path / "tree", user.head, "new\n")
-    bundle = store.pack(made.commit, [user.head])
+    bundle = store.pack([made.commit], [user.head])
     start = bundle.index(b"\n\n") + 2
     places = [2, 20, start - 20, *Random(1).sample(range(start, len(bundle)), 12)]  # header, what it builds on, pack
     damaged = [bytes([*bundle[:at], bundle[at] ^ 0x41, *bundle[at + 1 :]]) for at in places]
@@ -357,7 +357,7 @@ def test_eight_threads_hand_in_at_once(user: UserRepo, tmp_path: Path) -> None:
         head, line = user.head, []
         for number in range(5):
             made = candidate(store, tmp_path / f"tree{name}", head, f"{name} {number}\n", idea=f"{name}-{number}")
-            hub.unpack(store.pack(made.commit, [head]), f"refs/attempts/gpu{name}/{number}", made.commit)
+            hub.unpack(store.pack([made.commit], [head]), f"refs/attempts/gpu{name}/{number}", made.commit)
             hub.branch(f"autoresearch/x-gpu{name}", made.commit)
             head = made.commit
             line.append(head)
@@ -401,7 +401,7 @@ for number in count():
     ref = f"refs/attempts/gpu0/{number}"
     (tree / "train.py").write_text(ref + "\\n")
     commit = store.commit(tree, head, ref, Scope(("train.py",)), "").commit
-    hub.unpack(store.pack(commit, [head]), ref, commit)
+    hub.unpack(store.pack([commit], [head]), ref, commit)
     head = commit
     print(ref, commit, flush=True)
 """
@@ -422,10 +422,10 @@ def through_all(user: UserRepo, tmp_path: Path) -> Candidate:
     assert isinstance(both, Candidate), both
     assert both.lines == 1
     assert store.inside(origin.head, both.commit, SCOPE, "") is None
-    hub.unpack(store.pack(both.commit, [origin.head]), "refs/attempts/gpu0/1", both.commit)
+    hub.unpack(store.pack([both.commit], [origin.head]), "refs/attempts/gpu0/1", both.commit)
     hub.branch("autoresearch/x", both.commit)
     other = store_of(hub, origin.head, tmp_path / "other.git")
-    other.unpack(hub.pack(both.commit, [origin.head]))
+    other.unpack(hub.pack([both.commit], [origin.head]))
     other.checkout(tmp_path / "measure", both.commit)
     assert (tmp_path / "measure" / "train.py").read_text() == "first\n" + top + "last\n"
     assert origin.publish(hub.folder, "x") == []
@@ -457,7 +457,7 @@ def test_a_clone_whose_history_was_fetched_during_the_run(user: UserRepo, tmp_pa
     origin = Origin.find(clone.folder)
     hub = Hub.create(tmp_path / "hub.git", origin, origin.head)
     made = candidate(store_of(hub, origin.head, tmp_path / "s.git"), tmp_path / "tree", origin.head, "new\n")
-    hub.unpack(Store(tmp_path / "s.git").pack(made.commit, [origin.head]), "refs/attempts/gpu0/1", made.commit)
+    hub.unpack(Store(tmp_path / "s.git").pack([made.commit], [origin.head]), "refs/attempts/gpu0/1", made.commit)
     hub.branch("autoresearch/x", made.commit)
     clone.git("fetch", "-q", "--unshallow")
     assert origin.publish(hub.folder, "x") == []
@@ -534,7 +534,7 @@ def test_a_tidy_hub_has_few_files_and_all_that_it_had_while_others_write(user: U
     made = [candidate(store, tmp_path / "tree", base, f"LR = {number}\n").commit for number in range(24)]
 
     def arrive(number: int) -> None:
-        hub.unpack(store.pack(made[number], [base]), f"refs/attempts/gpu0/{number}", made[number])
+        hub.unpack(store.pack([made[number]], [base]), f"refs/attempts/gpu0/{number}", made[number])
 
     for number in range(8):
         arrive(number)

@@ -92,7 +92,7 @@ class Lane:
         program = replace(program, eval=replace(program.eval, holdout=self.holdout))
         self.welcome = Welcome("run0", "t1", program, self.base, "", b"", "")
         self.hub = Hub.create(self.folder / "hub.git", Origin.find(self.toy.folder), self.base)
-        self.store = Store.create(self.folder / "store.git", self.hub.pack(self.base), self.base)
+        self.store = Store.create(self.folder / "store.git", self.hub.pack([self.base]), self.base)
 
     def made(self, old: str, new: str, parent: str = "") -> Candidate:
         """A commit that another attempt has made."""

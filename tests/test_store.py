@@ -31,7 +31,7 @@ class World:
         self.base = user.head
         origin = Origin.find(user.folder)
         hub = Hub.create(folder / "hub.git", origin, self.base)
-        self.store = Store.create(folder / "store.git", hub.pack(self.base), self.base)
+        self.store = Store.create(folder / "store.git", hub.pack([self.base]), self.base)
         self.tree = folder / "tree"
         self.store.stand(self.tree, self.base)
 
@@ -1011,7 +1011,7 @@ def test_inside_accepts_what_is_in_scope_and_names_what_is_not(world: World) -> 
     (user.folder / "src" / "data").symlink_to("/etc")
     linked = user.commit("link")
     hub = Hub.create(world.folder / "hub2.git", Origin.find(user.folder), user.head)
-    world.store.unpack(hub.pack(linked, [world.base]))
+    world.store.unpack(hub.pack([linked], [world.base]))
     assert world.store.inside(world.base, world.base, SCOPE, "") is None
     assert world.store.inside(world.base, fine, SCOPE, "") is None
     assert refused(world.store.inside(world.base, bad, SCOPE, "")) == "changed out of scope: prepare.py"
@@ -1028,7 +1028,7 @@ def test_a_store_is_made_anew_over_what_a_dead_worker_left(world: World) -> None
     (world.store.folder / "HEAD.lock").touch()
     (world.store.folder / "objects").rename(world.folder / "elsewhere")
     hub = Hub.open(world.folder / "hub.git")
-    store = Store.create(world.store.folder, hub.pack(world.base), world.base)
+    store = Store.create(world.store.folder, hub.pack([world.base]), world.base)
     assert store.has(world.base)
     store.unpack(b"")
     with pytest.raises(RepoError, match="damaged"):
