@@ -131,7 +131,7 @@ def _team(looks: Sequence[Look]) -> float:
 
 @click.command()
 @click.option("--slots", "many", multiple=True, type=int, default=(64, 256), show_default=True)
-@click.option("--seconds", "lengths", multiple=True, type=float, default=(60.0, 300.0), show_default=True)
+@click.option("--seconds", "lengths", multiple=True, type=click.FloatRange(4), default=(60.0, 300.0), show_default=True)
 @click.option("--minutes", default=5.0, show_default=True, help="Of measuring, once every slot has handed in twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def main(many: Sequence[int], lengths: Sequence[float], minutes: float, as_json: bool) -> None:

@@ -26,7 +26,7 @@ from autoresearch_ray.model import Status
 from benchmarks import machine, project, scratch
 
 _TITLES = {"ray::_CoordinatorActor": "coordinator", "ray::_TeamActor": "team"}
-_LOOK_SECONDS = 5.0
+_WINDOW = 500  # experiments at the beginning and at the end of a run that are compared
 _COUNTED = frozenset({Status.KEEP, Status.DISCARD, Status.CRASH})
 
 
@@ -76,18 +76,26 @@ class Growth:
 
 
 def growth(looks: Sequence[Look], experiments: int) -> list[Growth]:
-    """Medians over a tenth of the run, after its first tenth and at its end."""
-    tenth = experiments / 10
+    """Medians over the first and the last experiments, and what one of them costs of a core."""
+    window = min(_WINDOW, experiments / 4)
     rows = []
     for role in ("driver", *_TITLES.values()):
-        early = [each for each in looks if each.role == role and tenth <= each.experiments < 2 * tenth]
-        late = [each for each in looks if each.role == role and each.experiments >= 9 * tenth]
-        if not early or not late:
+        mine = [each for each in looks if each.role == role]
+        early = [each for each in mine if 0 < each.experiments <= window]
+        late = [each for each in mine if each.experiments >= experiments - window]
+        if any(len({each.experiments for each in some}) < 2 for some in (early, late)):
             raise click.ClickException(f"the {role} was looked at too seldom: give more --experiments")
         for what in ("pss_mb", "files", "threads"):
             before, after = (statistics.median(getattr(each, what) for each in some) for some in (early, late))
             rows.append(Growth(role, what, before, after))
+        rows.append(Growth(role, "cpu_ms", _cost(early), _cost(late)))
     return rows
+
+
+def _cost(looks: Sequence[Look]) -> float:
+    """Milliseconds of a core for one experiment."""
+    first, last = looks[0], looks[-1]
+    return 1000 * (last.cpu_seconds - first.cpu_seconds) / (last.experiments - first.experiments)
 
 
 def overheads(lines: Iterable[Iterable[Event]], workers: int) -> list[float]:
@@ -112,7 +120,7 @@ def disk(folder: Path) -> dict[str, float]:
     return sizes
 
 
-def run(folder: Path, workers: int, experiments: int) -> tuple[list[Look], Path]:
+def run(folder: Path, workers: int, experiments: int, every: float) -> tuple[list[Look], Path]:
     lanes = [f"cpu{index}" for index in range(workers)]
     command = "echo loss: 0.$(printf %010d $AUTORESEARCH_SEED)"
     options = f"workers: {workers}\nexperiments: {experiments}\nmonitor: none"
@@ -130,7 +138,7 @@ def run(folder: Path, workers: int, experiments: int) -> tuple[list[Look], Path]
         while driver.poll() is None:
             looks += look(driver.pid, counted(path))
             try:
-                driver.wait(_LOOK_SECONDS)
+                driver.wait(every)
             except subprocess.TimeoutExpired:
                 continue
     finally:
@@ -145,12 +153,13 @@ def run(folder: Path, workers: int, experiments: int) -> tuple[list[Look], Path]
 @click.command()
 @click.option("--experiments", default=5000, show_default=True)
 @click.option("--workers", default=4, show_default=True)
+@click.option("--every", default=5.0, show_default=True, help="Seconds between two looks at the processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def main(experiments: int, workers: int, as_json: bool) -> None:
+def main(experiments: int, workers: int, every: float, as_json: bool) -> None:
     """Thousands of experiments in one run: what grows, what an experiment costs early and late, and on the disk."""
     where, begun = machine(), time.monotonic()
     with scratch() as folder:
-        looks, run_folder = run(folder, workers, experiments)
+        looks, run_folder = run(folder, workers, experiments, every)
         rows = growth(looks, experiments)
         costs = overheads(ledger.read(run_folder / "ledger.jsonl"), workers)
         hand_ins = sum(isinstance(each, Measured) for line in ledger.read(run_folder / "ledger.jsonl") for each in line)
@@ -166,7 +175,7 @@ def main(experiments: int, workers: int, as_json: bool) -> None:
         return
     print(f"soak, {where['cores']} cores, Ray {where['ray']}: {experiments} experiments, {hand_ins} hand-ins,")
     print(f"{workers} workers, {seconds / 60:.0f} minutes")
-    print(f"  {'process':<12} {'what':<8} {'early':>8} {'late':>8}")
+    print(f"  {'process':<12} {'what':<8} {'first':>8} {'last':>8}   {_WINDOW} experiments, or a quarter of the run")
     for each in rows:
         print(f"  {each.role:<12} {each.what:<8} {each.early:8.1f} {each.late:8.1f}")
     print(f"  seconds of a slot for one experiment: {costs[0]:.3f} in the first twentieth, {costs[-1]:.3f} in the last")

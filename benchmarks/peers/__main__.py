@@ -1,10 +1,11 @@
-"""How busy the slots of peers are, with the same stub of a model and the same sleep for an evaluation.
+"""How busy the slots of peers are, and ours, with the same model seconds and the same sleep for an evaluation.
 
     python -m benchmarks.peers --peer openevolve --slots 4 --ratio 0.33
 
 Each peer is installed from the package index, at the version in the file beside this one, into an environment of its
 own. It runs for so many minutes from its first evaluation, and is then killed. `busy` is the sum of its evaluations'
-seconds in that time over slots and time, noted by the evaluations themselves; nothing is taken off for its start.
+seconds in that time over slots and time, noted by the evaluations themselves; nothing is taken off for its start. Ours
+is what `benchmarks.busy` finds in the ledger, which leaves out evaluations that only fill a slot.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from pathlib import Path
 
 import click
 
-from benchmarks import conclude, machine
+from benchmarks import busy, conclude, machine, scratch
 
 _HERE = Path(__file__).parent
 _PINS = {"openevolve": "openevolve.txt", "shinka": "shinka.txt", "shinka-adaptive": "shinka.txt"}
+_OURS = "autoresearch_ray"
 _PATIENCE_SECONDS = 120.0  # for the first evaluation
 
 
@@ -40,7 +42,7 @@ class Cell:
     sequential: float
     busy: float
     experiments: float  # evaluations that ended, per slot and hour
-    met: bool | None = None  # nothing is claimed
+    met: bool | None = None  # nothing is claimed of peers
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -70,6 +72,12 @@ def installed(peer: str, folder: Path) -> Path:
         venv.create(place, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", pins], check=True)
     return python
+
+
+def ours(slots: int, ratio: float, seconds: float, minutes: float, at_random: bool) -> Cell:
+    with scratch() as folder:
+        cell = busy.run(folder, slots, seconds, ratio, None, minutes, at_random, "ray")
+    return Cell(_OURS, slots, ratio, cell.sequential, cell.busy, cell.experiments, cell.met)
 
 
 def run(python: Path, peer: str, slots: int, ratio: float, seconds: float, minutes: float, model: str) -> Cell:
@@ -121,7 +129,7 @@ def _watched(
 
 
 @click.command()
-@click.option("--peer", "peers", multiple=True, type=click.Choice(list(_PINS)), default=tuple(_PINS), show_default=True)
+@click.option("--peer", "peers", multiple=True, type=click.Choice([_OURS, *_PINS]), default=(_OURS, *_PINS))
 @click.option("--slots", multiple=True, type=int, default=(4, 8), show_default=True)
 @click.option("--ratio", "ratios", multiple=True, type=float, default=(0.1, 0.33, 1.0, 2.0), show_default=True)
 @click.option("--random", "at_random", is_flag=True, help="The model takes exponentially distributed times.")
@@ -141,12 +149,14 @@ def main(
     folder: Path,
     as_json: bool,
 ) -> None:
-    """How busy the slots of peers are while a model thinks. A model takes A seconds and an evaluation E."""
+    """How busy slots are while a model thinks, ours and those of peers. A model takes A seconds, an evaluation E."""
     where = machine()
     model = "random" if at_random else "even"
-    pythons = {peer: installed(peer, folder.absolute()) for peer in peers}
+    pythons = {peer: installed(peer, folder.absolute()) for peer in peers if peer != _OURS}
     table = [
         run(pythons[peer], peer, each, ratio, seconds, minutes, model)
+        if peer in pythons
+        else ours(each, ratio, seconds, minutes, at_random)
         for peer in peers
         for each in slots
         for ratio in ratios
