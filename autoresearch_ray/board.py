@@ -280,7 +280,9 @@ class Board:
                 died = self.closed is None  # who stops a run on purpose interrupts nothing
                 self._live_seconds += max(0.0, self.last_at - self._session_started)
                 self.account.resumed(self.last_at, at)
-                self._session_started = self.last_at = at  # a clock that was once ahead does not use up the hours
+                # A clock that was once ahead neither uses up the hours nor makes lanes wait until it is there again.
+                self._session_started = self.last_at = at
+                self.turn = min(self.turn, at)
                 self.program = program
                 self.closed = None
                 self.idle_agents_in_a_row = 0

@@ -431,3 +431,15 @@ def test_a_ledger_of_an_earlier_version_opens_the_breaker_too() -> None:
 def test_the_first_pause_is_short_enough_for_a_person_who_watches() -> None:
     assert sum(backoff_seconds(each + 1, 1.0) for each in range(GIVE_UP_OPENINGS - 1)) < 60
     assert FIRST_SECONDS > 0
+
+
+def test_a_clock_that_was_set_back_while_the_run_lay_makes_nobody_wait_for_its_old_time() -> None:
+    game = Game.of(20)
+    game.now = 7200.0
+    for lane in game.active():
+        game.turn(lane)
+    game.now = 10.0
+    game.resume()
+    waits = [order.seconds for index in range(30) if isinstance(order := game.sit(f"gpu{index}", index), Wait)]
+    waits += [order.seconds for lane in game.active() if isinstance(order := game.turn(lane), Wait)]
+    assert max(waits, default=0.0) <= 30
