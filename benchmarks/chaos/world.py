@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,10 @@ def world(folder: Path) -> Iterator[World]:
         here.end_driver()
         if here.cluster is not None:
             here.cluster.shutdown()
+        for each in here.carrying(f"TMPDIR={temporary}"):  # Ray's agents of nodes that were killed
+            if each.pid != os.getpid():
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
         if here.disk:
             _unmount(here.disk)
 
