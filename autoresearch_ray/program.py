@@ -207,6 +207,8 @@ _KNOWN = {  # what is expected, and an example
     "agent": ("a name", "agent: claude"),
     "agent_command": ("a shell command", "agent_command: ./propose.sh"),
     "model": ("a name", "model: opus"),
+    "base_url": ("an http or https URL that holds no password", "base_url: http://localhost:8000/v1"),
+    "temperature": ("a number from 0 to 2", "temperature: 0.7"),
     "agent_minutes": ("a number above 0", "agent_minutes: 10"),
     "secrets": (_NAMES, "secrets: [ANTHROPIC_API_KEY]"),
     "env": (_NAMES, "env: [HF_HOME]"),
@@ -329,7 +331,7 @@ def _options(base: Options, said: Mapping[str, tuple[object, Line]]) -> Options:
             right = False
         if not right:
             # Lists are not shown: who writes a secret's value where its name belongs should not find it in a log.
-            plain = isinstance(value, str | int | float) and key != "mirror"
+            plain = isinstance(value, str | int | float) and key not in ("mirror", "base_url")
             shown = f", not {value!r}" if plain else ""
             raise line.wrong(f"{key} must be {expected}{shown}", f"for example: {example}")
     return dataclasses.replace(base, **checked)
@@ -345,6 +347,10 @@ def _fits(key: str, value: Any) -> bool:
         return all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each) for each in value)
     if key == "mirror" and _CREDENTIALS.search(value):
         return False
+    if key == "base_url":
+        return re.match(r"(?i)https?://[^/\s]", value) is not None and not _CREDENTIALS.search(value)
+    if key == "temperature":
+        return bool(0 <= value <= 2)
     if key == "agent_home":
         return all(re.match(r"~?/.", each) for each in value)
     if key == "gpus_per_worker":

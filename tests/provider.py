@@ -41,6 +41,7 @@ MODES = (
     "stall",  # begins to, and never ends
     "truncate",  # the connection is cut in the middle of the answer
     "length",  # the answer ends where the tokens end
+    "noise",  # a stream whose events are no JSON
     "html",  # status 200, and a page for people: a proxy, or a wrong URL
     "garbage",  # words in no form that was asked for
     "empty",  # no words at all
@@ -165,7 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, "<html><body>Welcome</body></html>")
         else:
             said = dialect(body, stub.reply(request), stub.usage)
-            self._stream(list(said.events()), mode) if body.get("stream") else self._send(200, said.whole(), mode)
+            events = [("", "{oops")] if mode == "noise" else list(said.events())
+            self._stream(events, mode) if body.get("stream") else self._send(200, said.whole(), mode)
 
     def _refuse(self, status: int, kind: str, code: str | None) -> None:
         retry = {"Retry-After": self.server.retry_after} if status == 429 else {}

@@ -61,12 +61,13 @@ ROOMS = {
     "yaml": ["program.py"],
     "pynvml": ["monitors/_driver.py"],
     "psutil": ["monitors/cpu.py"],
+    "openai": ["agents/llm.py"],
     "optuna": ["agents/knobs.py"],
     "matplotlib": ["picture.py"],
     "click": ["cli/"],
     "rich": ["cli/"],
 }
-EXTRAS = {"optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has them
+EXTRAS = {"openai": "llm", "optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has them
 
 # What decides may import this much of the standard library: no clock, no disk, no chance.
 PURE = {

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 # The words of `model.Options`: a flag that is not given leaves the front matter as it is.
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--tag", "TAG", str, "Name of the run and of its branches, autoresearch/TAG-gpu0 and so on; default: the date."),
-    ("--agent", "NAME", str, "Who proposes: claude, codex, knobs, command, scripted, none, or package.module:Class."),
+    (
+        "--agent",
+        "NAME",
+        str,
+        "Who proposes: claude, codex, llm, knobs, command, scripted, none or package.module:Class.",
+    ),
     ("--agent-command", "SHELL", str, "The shell command of `--agent command`."),
     ("--agent-minutes", "N", float, "Longest time for one proposal."),
     ("--model", "NAME", str, "The model that the agent is to use."),
+    ("--base-url", "URL", str, "The endpoint of `--agent llm`, such as http://localhost:8000/v1; default: OpenAI's."),
+    ("--temperature", "N", float, "The temperature of its replies; default: the endpoint's."),
     ("--workers", "N", str, "Workers, one per GPU slot; `auto` takes every GPU there is."),
     ("--gpus-per-worker", "N", float, "GPUs of one worker: a share such as 0.5, several, or 0 for the CPU."),
     ("--lanes", "N", str, "Branches that take turns on one worker; `auto` keeps its GPU busy."),
