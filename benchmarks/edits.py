@@ -20,6 +20,7 @@ import click
 from autoresearch_ray.agents._edits import Refusal, applied
 from benchmarks import conclude, machine
 
+_SHARED = "from __future__ import annotations"
 _FOLDER = Path(__file__).parents[1] / "examples" / "nanochat"
 FILES: Mapping[str, str] = {name: (_FOLDER / name).read_text(encoding="utf-8") for name in ("train.py", "trainer.py")}
 
@@ -65,7 +66,7 @@ def edits(count: int, seed: int = 0) -> Iterator[Meant]:
             size = chance.randint(1, 4)
             at = chance.randrange(len(lines) - size)
             search = lines[at : at + size]
-            if not (search[0].strip() and search[-1].strip()) or _times(lines, search) != 1:
+            if not (search[0].strip() and search[-1].strip()) or _times(search) != 1:
                 continue
             indent = search[-1][: len(search[-1]) - len(search[-1].lstrip())]
             meant = Meant(path, at, tuple(search), (*search[:-1], f"{indent}pass  # {chance.random()}", search[-1]))
@@ -74,10 +75,11 @@ def edits(count: int, seed: int = 0) -> Iterator[Meant]:
                 break
 
 
-def _times(lines: list[str], search: list[str]) -> int:
-    bare = [each.strip() for each in lines]
+def _times(search: list[str]) -> int:
+    """In how many places of all files these lines stand, whatever their indentation."""
     wanted = [each.strip() for each in search]
-    return sum(bare[at : at + len(wanted)] == wanted for at in range(len(bare)))
+    bare = [[each.strip() for each in text.split("\n")] for text in FILES.values()]
+    return sum(lines[at : at + len(wanted)] == wanted for lines in bare for at in range(len(lines)))
 
 
 def _statements(text: str) -> int:
@@ -131,6 +133,7 @@ APPLIED: Mapping[str, Callable[[Meant], str]] = {
     "the path inside the fence": lambda e: "```\n" + e.block().replace("```python\n", ""),
     "the path behind SEARCH": lambda e: e.block(path="").replace("SEARCH", f"SEARCH {e.path}"),
     "the path in Markdown": lambda e: e.block(path=f"### **File:** `./{e.path}`"),
+    "no path": lambda e: e.block(path=""),
     "line ends of Windows": lambda e: e.block().replace("\n", "\r\n"),
     "white space at the ends of lines": lambda e: e.block(search=_lines(e.old, lambda line: line + "  \t")),
     "blank lines around": lambda e: e.block(search=f"\n\n{e.old}\n", replace=f"\n\n{e.new}\n"),
@@ -170,7 +173,7 @@ REFUSED: Mapping[str, Callable[[Meant], str]] = {
     "a block in a block": lambda e: e.block(replace=f"{e.block()}"),
     "ended twice": lambda e: e.block() + ">>>>>>> REPLACE\n",
     "the other file's path": lambda e: e.block(path=_other(e)),
-    "no path": lambda e: e.block(path=""),
+    "no path, and lines of both files": lambda e: e.block(path="", search=_SHARED, replace=f"{_SHARED}  # x"),
     "a file that is not in scope": lambda e: e.block() + e.block(search="", replace="x = 1", path="harness.py"),
     "a path out of the folder": lambda e: e.block(path=f"../nanochat/{e.path}"),
     "a path through the folder above": lambda e: e.block(path=f"x/../{e.path}"),

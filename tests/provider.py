@@ -29,10 +29,11 @@ Maker = Callable[["Request"], Edit]
 Json = dict[str, Any]
 
 STATUSES = {
-    "401": ("authentication_error", "invalid_api_key"),
-    "404": ("not_found_error", "model_not_found"),
-    "429": ("rate_limit_error", "rate_limit_exceeded"),
-    "500": ("server_error", None),
+    "401": (401, "authentication_error", "invalid_api_key"),
+    "404": (404, "not_found_error", "model_not_found"),
+    "429": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "quota": (429, "insufficient_quota", "insufficient_quota"),  # nothing left on the account
+    "500": (500, "server_error", None),
 }
 MODES = (
     "ok",
@@ -159,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = stub.taken(path, headers, body, dialect.heard(body))
         mode = stub.mode
         if mode in STATUSES:
-            self._refuse(int(mode), *STATUSES[mode])
+            self._refuse(*STATUSES[mode])
         elif mode == "hang":
             stub.closing.wait()
         elif mode == "html":

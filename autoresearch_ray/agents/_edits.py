@@ -12,7 +12,7 @@ import difflib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_ray.agents._sound import unsound
@@ -99,9 +99,8 @@ def _read(reply: str, known: Collection[str]) -> tuple[list[_Block], str]:
                 f"block {len(blocks) + 1} begins with `{lines[at].strip()}` and has no `>>>>>>> {wanted}`"
             )
         before = [each for each in prose[since:] if each.strip() and not _FENCE.match(each)]
-        above = _path_in(before[-1], known) if before else blocks[-1].path if blocks else ""
-        path = _path_in(head[2], known) if head[2] else above
-        blocks.append(_block(path, head[1], lines[at + 1 : end], len(blocks) + 1))
+        named = head[2] or (before[-1] if before else "")
+        blocks.append(_block(_path_in(named, known), head[1], lines[at + 1 : end], len(blocks) + 1))
         since, at = len(prose), end + 1
     if not blocks:
         raise _RefusedError(
@@ -152,10 +151,12 @@ def _made(blocks: Iterable[_Block], files: Mapping[str, str], creatable: Callabl
 
 
 def _target(block: _Block, files: Mapping[str, str]) -> str:
-    """The path of a block. One that names none means the only file that was shown, if it quotes something of it."""
+    """The path of a block. One that names none belongs to the only file that its SEARCH stands in."""
     path = block.path
-    if not path and len(files) == 1 and not block.makes:
-        return next(iter(files))
+    if not path and block.search is not None and not block.makes:
+        standing = [each for each, text in files.items() if _fits(text.split("\n"), block.search, str.strip)]
+        candidates = standing or list(files)
+        path = candidates[0] if len(candidates) == 1 else ""
     if not path:
         raise _RefusedError("a block names no file: put the path on a line of its own above it")
     if path.startswith("/") or "\\" in path or _DRIVE.match(path) or {"", ".", ".."} & set(path.split("/")):
@@ -232,14 +233,7 @@ _Found = tuple[int, Sequence[str], Sequence[str]]  # the first line, and SEARCH 
 
 def _place(path: str, lines: Sequence[str], search: Sequence[str], replace: Sequence[str]) -> _Found:
     """The only place where a SEARCH fits, on the first rung on which it fits anywhere."""
-    trimmed = _trimmed(search, replace)
-    rungs: tuple[tuple[str, list[_Found]], ...] = (
-        ("", [(at, search, replace) for at in _fits(lines, search)]),
-        (" but for the ends of lines", [(at, search, replace) for at in _fits(lines, search, str.rstrip)]),
-        (" but for blank lines around it", [(at, *trimmed) for at in _fits(lines, trimmed[0], str.rstrip)]),
-        (" but for its indentation", list(_shifted(path, lines, *trimmed))),
-    )
-    for how, found in rungs:
+    for how, found in _rungs(path, lines, search, replace):
         if len(found) > 1:
             places = ", ".join(str(at + 1) for at, _, _ in found[:5])
             raise _RefusedError(
@@ -248,6 +242,17 @@ def _place(path: str, lines: Sequence[str], search: Sequence[str], replace: Sequ
         if found:
             return found[0]
     raise _RefusedError(f"a SEARCH is not in {path}. {_nearest(lines, search)}")
+
+
+def _rungs(
+    path: str, lines: Sequence[str], search: Sequence[str], replace: Sequence[str]
+) -> Iterator[tuple[str, list[_Found]]]:
+    """The ways in which a SEARCH may fit, the strictest first, with the places where it does."""
+    yield "", [(at, search, replace) for at in _fits(lines, search)]
+    yield " but for the ends of lines", [(at, search, replace) for at in _fits(lines, search, str.rstrip)]
+    search, replace = _trimmed(search, replace)
+    yield " but for blank lines around it", [(at, search, replace) for at in _fits(lines, search, str.rstrip)]
+    yield " but for its indentation", list(_shifted(path, lines, search, replace))
 
 
 def _fits(lines: Sequence[str], search: Sequence[str], key: Callable[[str], str] = str) -> list[int]:
@@ -274,6 +279,8 @@ def _shifted(path: str, lines: Sequence[str], search: Sequence[str], replace: Se
         moved = [_moved(each, add, cut) for each in search]
         if moved != [each.rstrip() for each in lines[at : at + len(search)]]:
             continue
+        if not path.endswith(".py") and max(map(_depth, replace), default=0) > max(map(_depth, search)):
+            raise _RefusedError(f"it is not clear how deep a REPLACE for {path} is meant: indent it as the file")
         moving = [_moved(each, add, cut) for each in replace]
         if any(each is None for each in moving):
             raise _RefusedError(
@@ -291,6 +298,10 @@ def _moved(line: str, add: str, cut: str) -> str | None:
 
 def _indent(line: str) -> str:
     return line[: len(line) - len(line.lstrip())]
+
+
+def _depth(line: str) -> int:
+    return len(_indent(line)) if line.strip() else 0
 
 
 def _nearest(lines: Sequence[str], search: Sequence[str]) -> str:
