@@ -129,8 +129,8 @@ class Options:
     agent: str = "claude"
     agent_command: str | None = None
     model: str | None = None
-    base_url: str | None = None  # of the endpoint that `agent: llm` asks
-    temperature: float | None = None  # of its replies; None: the endpoint's own
+    base_url: str | None = None  # of an endpoint that speaks as OpenAI's does, for agents that can be pointed at one
+    temperature: float | None = None  # of the replies to `agent: llm`; None: the endpoint's own
     agent_minutes: float = 10.0
     secrets: tuple[str, ...] = ()  # names of environment variables that only the agent sees
     env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list

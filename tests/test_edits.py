@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from functools import cache
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from autoresearch_ray.agents._edits import Edited, Refusal, applied
 from autoresearch_ray.agents._sound import unsound
-from benchmarks.edits import APPLIED, FILES, KINDS, REFUSED, Meant, creatable, edits, outcome
+from benchmarks.edits import APPLIED, FILES, KINDS, REFUSED, Meant, creatable, edits, main, outcome
 
 WHY = {  # words of the refusal, so that none is refused for another reason
     "no block": (
@@ -113,6 +115,17 @@ def test_each_refusal_of_the_corpus_says_the_true_reason() -> None:
         if why not in getattr(said[kind], "words", "")
     ]
     assert strays == []
+
+
+def test_the_table_of_the_corpus_is_printed() -> None:
+    done = CliRunner().invoke(main, ["--count", "1", "--json"])
+    rows = json.loads(done.output)["rows"]
+    assert done.exit_code == 0 and [each["kind"] for each in rows] == list(KINDS)
+
+
+def test_a_path_may_have_blanks() -> None:
+    done = applied(block("my net.py", "a = 1", "a = 2"), {"my net.py": "a = 1\n", "net.py": "a = 1\n"}, anything)
+    assert done == Edited({"my net.py": "a = 2\n"}, "my net.py\n")
 
 
 # --- What an edit keeps ----------------------------------------------------------------------------------------------

@@ -148,6 +148,14 @@ def test_a_reply_that_does_not_fit_is_answered_once(checkout: Path) -> None:
     assert "refused: a SEARCH is not in train.py" in transcript
 
 
+def test_the_files_are_shown_as_they_stand_with_an_edit_that_is_to_be_repaired(checkout: Path) -> None:
+    (checkout / "train.py").write_text("LR = 0.02 +\n")
+    with provider(("train.py", "LR = 0.02 +", "LR = 0.02")) as stub:
+        assert propose(stub, checkout)[0].error is None
+        assert len(stub.requests) == 1
+    assert (checkout / "train.py").read_text() == "LR = 0.02\n"
+
+
 @pytest.mark.parametrize("mode", ["garbage", "empty", "badsearch", "length"])
 def test_a_reply_that_does_not_fit_twice_is_rejected_and_leaves_every_byte(checkout: Path, mode: str) -> None:
     before = files(checkout)

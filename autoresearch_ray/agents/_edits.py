@@ -123,7 +123,7 @@ def _block(path: str, kind: str, lines: Sequence[str], number: int) -> _Block:
 def _path_in(line: str, known: Collection[str]) -> str:
     """The path that a line consists of, but for marks of Markdown; "" if it is something else."""
     words = re.sub(r"(?i)(?:file(?:name)?|path)\s*:[\s`*]*", "", line.strip(" \t`*#:\"'"), count=1)
-    plain = words and not re.search(r"\s", words) and (words in known or re.search(r"[./\\]", words))
+    plain = words in known or re.fullmatch(r"\S*[./\\]\S*", words)
     return words.removeprefix("./") if plain else ""
 
 
