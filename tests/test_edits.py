@@ -117,6 +117,14 @@ def test_each_refusal_of_the_corpus_says_the_true_reason() -> None:
     assert strays == []
 
 
+def test_a_reply_that_is_cut_anywhere_is_refused_or_complete() -> None:
+    (edit,) = edits(1, seed=3)
+    reply = APPLIED["as asked"](edit)
+    done = [applied(reply[:end], FILES, creatable) for end in range(len(reply))]
+    assert {type(each) for each in done} == {Edited, Refusal}
+    assert all(each.texts == edit.texts for each in done if isinstance(each, Edited))
+
+
 def test_the_table_of_the_corpus_is_printed() -> None:
     done = CliRunner().invoke(main, ["--count", "1", "--json"])
     rows = json.loads(done.output)["rows"]
@@ -238,6 +246,17 @@ def test_indentation_is_moved_with_the_block() -> None:
     assert "one after the other" in refused(unlike, text=text)
 
 
+def test_what_is_moved_keeps_the_ends_of_its_lines() -> None:
+    done = edited(block("train.py", 's = """\nx', 's = """\ny  '), train='if 1:\n    s = """\n    x\n"""\n')
+    assert done == {"train.py": 'if 1:\n    s = """\n    y  \n"""\n'}
+
+
+def test_a_reply_without_end_costs_no_time() -> None:
+    blank = "\n" * 100_000
+    assert "2000 lines" in refused(block("a.txt", f"a{blank}", f"b{blank}"), "a.txt", f"a{blank}")
+    assert "is not in" in refused(block("a.txt", "ab" * 100_000, "x"), "a.txt", "ba" * 50_000)
+
+
 def test_blocks_are_looked_up_in_the_text_as_it_was() -> None:
     reply = block("train.py", "a = 1", "b = 2") + block("train.py", "b = 2", "a = 1")
     assert edited(reply, train="a = 1\nb = 2\n") == {"train.py": "b = 2\na = 1\n"}
@@ -315,6 +334,7 @@ def test_the_refusal_shows_the_nearest_lines_and_is_bounded() -> None:
     line = next(each for each in text.split("\n") if re.match(r"[A-Z_]+ = \d", each))
     words = refused(block("train.py", line.replace("=", "= 7 +"), "x = 1"), text=text)
     assert f"`{' '.join(line.split())}`" in words
+    assert len(refused(block(f"{'y' * 9000}/x.py", "a", "b"))) <= 2000
     assert len(refused(block("train.py", "x" * 5000 + "\n" + "y" * 5000, "z"), text=text)) < 1000
 
 

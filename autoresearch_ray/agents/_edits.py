@@ -19,7 +19,11 @@ from autoresearch_ray.agents._sound import unsound
 from autoresearch_ray.brief import one_line
 
 WHOLE_LINES = 300  # of a file that may be replaced as a whole: in longer ones models leave things out
+_BLOCK_LINES = 2000  # of a SEARCH and its REPLACE together: they are compared line by line
+_ALIKE_CHARS = 400  # of a line that is compared letter by letter
 _SHRINK_LINES = 20  # a file of fewer may be rewritten freely; of a longer one half the lines must stay
+
+_WORDS = 2000  # characters of a refusal: it quotes what the model wrote
 
 _HEAD = re.compile(r"\s*<{5,9} ?(SEARCH|FILE)\b>?:?\s*(.*?)\s*")
 _DIVIDER = re.compile(r"\s*={4,}\s*")
@@ -52,7 +56,7 @@ def applied(reply: str, files: Mapping[str, str], creatable: Callable[[str], str
         blocks, prose = _read(reply, files)
         return Edited(_made(blocks, files, creatable), prose)
     except _RefusedError as error:
-        return Refusal(str(error))
+        return Refusal(one_line(str(error), _WORDS))
 
 
 class _RefusedError(ValueError):
@@ -112,6 +116,8 @@ def _read(reply: str, known: Collection[str]) -> tuple[list[_Block], str]:
 def _block(path: str, kind: str, lines: Sequence[str], number: int) -> _Block:
     if kind == "FILE":
         return _Block(path, None, tuple(lines))
+    if len(lines) > _BLOCK_LINES:
+        raise _RefusedError(f"block {number} has more than {_BLOCK_LINES} lines: quote only what changes")
     dividers = [i for i, each in enumerate(lines) if _DIVIDER.fullmatch(each)]
     if len(dividers) != 1:
         raise _RefusedError(
@@ -276,8 +282,8 @@ def _shifted(path: str, lines: Sequence[str], search: Sequence[str], replace: Se
         wanted, given = _indent(lines[at + first]), _indent(search[first])
         add = wanted.removesuffix(given) if wanted.endswith(given) else ""
         cut = given.removesuffix(wanted) if given.endswith(wanted) else ""
-        moved = [_moved(each, add, cut) for each in search]
-        if moved != [each.rstrip() for each in lines[at : at + len(search)]]:
+        moved = [_moved(each, add, cut) or "" for each in search]
+        if [each.rstrip() for each in moved] != [each.rstrip() for each in lines[at : at + len(search)]]:
             continue
         if not path.endswith(".py") and max(map(_depth, replace), default=0) > max(map(_depth, search)):
             raise _RefusedError(f"it is not clear how deep a REPLACE for {path} is meant: indent it as the file")
@@ -286,14 +292,14 @@ def _shifted(path: str, lines: Sequence[str], search: Sequence[str], replace: Se
             raise _RefusedError(
                 f"a SEARCH for {path} is indented too far, and its REPLACE is not: indent both as the file"
             )
-        yield at, [each or "" for each in moved], [each or "" for each in moving]
+        yield at, moved, [each or "" for each in moving]
 
 
 def _moved(line: str, add: str, cut: str) -> str | None:
     """A line with another indentation; None if it has less than it is to lose."""
     if not line.strip():
         return ""
-    return add + line.removeprefix(cut).rstrip() if line.startswith(cut) else None
+    return add + line.removeprefix(cut) if line.startswith(cut) else None
 
 
 def _indent(line: str) -> str:
@@ -307,12 +313,13 @@ def _depth(line: str) -> int:
 def _nearest(lines: Sequence[str], search: Sequence[str]) -> str:
     """Of the first lines of a SEARCH that are not in the file, those of the file that are most alike."""
     there = dict.fromkeys(each.strip() for each in lines)
-    missing = [each for each in search if each.strip() and each.strip() not in there]
+    short = [each for each in there if len(each) <= _ALIKE_CHARS]
+    missing = [each.strip() for each in search if each.strip() and each.strip() not in there]
     if not missing:
         return "All of its lines are in the file, but not one after the other like that: quote without a gap."
     words = []
     for each in missing[:3]:
-        near = difflib.get_close_matches(each.strip(), list(there), n=2, cutoff=0.6)
+        near = difflib.get_close_matches(each[:_ALIKE_CHARS], short, n=2, cutoff=0.6)
         alike = " or ".join(f"`{one_line(line)}`" for line in near) or "nothing like it"
         words.append(f"The file has no line `{one_line(each)}`; it has {alike}.")
     return " ".join(words)

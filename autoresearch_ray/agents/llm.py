@@ -72,10 +72,10 @@ Answer again in the same form, with all blocks of the edit, each against the fil
 class Llm:
     """Asks `model` at `base_url` once for an edit, and once more if its reply cannot be applied.
 
-    The endpoint is `base_url`, else `OPENAI_BASE_URL`, if `env` names it, else OpenAI's own: vLLM, Ollama, llama.cpp and
-    most providers speak this protocol. The key is `OPENAI_API_KEY`, if `secrets` names it; a local endpoint needs none.
-    The prompt holds the files in scope, 128 KiB of them at most. Nothing is started and nothing is run: files in scope
-    are read, and written only when the whole reply fits. `agent_minutes` holds for both rounds together.
+    The endpoint is `base_url`, else `OPENAI_BASE_URL`, if `env` names it, else OpenAI's own. vLLM, Ollama, llama.cpp
+    and most providers speak this protocol. The key is `OPENAI_API_KEY`, if `secrets` names it; where there is none,
+    "none" is sent. The prompt holds the files in scope, 128 KiB of them at most. Nothing is started and nothing is run:
+    files in scope are read, and written only when the whole reply fits. `agent_minutes` holds for both rounds together.
     """
 
     repairs = True  # its edit, which it is shown as it stands in the files
