@@ -229,7 +229,7 @@ def _prompt(brief: str, files: Shown) -> str:
         more = [f"- and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
         what = f"Left out, and not yours to change (there is room for {LIMIT_BYTES} bytes):"
         parts.append("\n".join((what, *named[:_NAMED], *more, "")))
-    return "\n".join((*parts, brief.rstrip() + "\n", _FORM.format(lines=WHOLE_LINES)))
+    return "\n".join((*parts, brief.rstrip(), _FORM.format(lines=WHOLE_LINES)))
 
 
 def _idea(edit: Edited) -> str:
