@@ -72,14 +72,16 @@ def answer(heard: Heard, edit: Edit, mode: str) -> Reply:
     results = heard.count("tool")
     for name, parameters in arguments.items():
         pair = next((each for each in _PAIRS if parameters.issuperset(each)), None)
-        if pair is None:
+        several = {"path", "edits"} <= parameters  # each edit is {"oldText", "newText"}
+        if pair is None and not several:
             continue
         full = _full(heard, path)
         reader = next((each for each in arguments if each.lower() in _READERS), None)
         if reader and results == 0:  # some refuse to edit what was not read
             return Reply(call=(reader, {_first(_PATHS, arguments[reader]): full}))
         if results == (1 if reader else 0):
-            return Reply(call=(name, {_first(_PATHS, parameters): full, pair[0]: old, pair[1]: new}))
+            change = {pair[0]: old, pair[1]: new} if pair else {"edits": [{"oldText": old, "newText": new}]}
+            return Reply(call=(name, {_first(_PATHS, parameters): full, **change}))
         return Reply(done)
     if shell:
         if results == 0:

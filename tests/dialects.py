@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ class Dialect(ABC):
 
     def __init__(self, body: Json, reply: Reply, usage: tuple[int, int]) -> None:
         self.reply = reply
+        self.id = uuid.uuid4().hex[:12]  # a client takes two messages of one id for one
         self.model = body.get("model", "stub-1")
         self.tokens_in, self.tokens_out = usage
         self.wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
@@ -67,7 +69,7 @@ class Chat(Dialect):
         yield "", "[DONE]"
 
     def _head(self, what: str) -> Json:
-        return {"id": "chatcmpl-1", "object": what, "created": 0, "model": self.model}
+        return {"id": f"chatcmpl-{self.id}", "object": what, "created": 0, "model": self.model}
 
     def _chunk(self, delta: Json, finish: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
@@ -77,7 +79,7 @@ class Chat(Dialect):
         assert self.reply.call is not None
         name, arguments = self.reply.call
         function = {"name": name, "arguments": json.dumps(arguments)}
-        return {"id": "call_1", "type": "function", "function": function}
+        return {"id": f"call_{self.id}", "type": "function", "function": function}
 
     def _finish(self) -> str:
         return "length" if self.reply.cut else "tool_calls" if self.reply.call else "stop"
@@ -150,7 +152,7 @@ class Responses(Dialect):
 
     def _head(self, status: str) -> Json:
         fixed = {
-            "id": "resp_1",
+            "id": f"resp_{self.id}",
             "object": "response",
             "created_at": 0,
             "parallel_tool_calls": True,
@@ -164,11 +166,16 @@ class Responses(Dialect):
         if self.reply.words or not self.reply.call:
             text = {"type": "output_text", "text": self.reply.words, "annotations": []}
             kept = {"role": "assistant", "status": "completed", "content": [text]}
-            items.append({"id": "msg_1", "type": "message", **kept})
+            items.append({"id": f"msg_{self.id}", "type": "message", **kept})
         if self.reply.call:
             name, arguments = self.reply.call
-            call = {"name": name, "call_id": "call_1", "arguments": json.dumps(arguments), "status": "completed"}
-            items.append({"id": "fc_1", "type": "function_call", **call})
+            call = {
+                "name": name,
+                "call_id": f"call_{self.id}",
+                "arguments": json.dumps(arguments),
+                "status": "completed",
+            }
+            items.append({"id": f"fc_{self.id}", "type": "function_call", **call})
         return items
 
 
@@ -216,7 +223,7 @@ class Messages(Dialect):
         yield "message_stop", {}
 
     def _head(self) -> Json:
-        who = {"id": "msg_1", "type": "message", "role": "assistant", "model": self.model}
+        who = {"id": f"msg_{self.id}", "type": "message", "role": "assistant", "model": self.model}
         return who | {"stop_sequence": None}
 
     def _blocks(self) -> list[Json]:
@@ -224,7 +231,7 @@ class Messages(Dialect):
         if self.reply.call is None:
             return text
         name, arguments = self.reply.call
-        return [*text, {"type": "tool_use", "id": "toolu_1", "name": name, "input": arguments}]
+        return [*text, {"type": "tool_use", "id": f"toolu_{self.id}", "name": name, "input": arguments}]
 
     def _usage(self, tokens_out: int) -> Json:
         cache = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
