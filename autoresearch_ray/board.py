@@ -35,6 +35,7 @@ from autoresearch_ray.events import (
 )
 from autoresearch_ray.evidence import Evidence, Means
 from autoresearch_ray.layered import LayeredDict, LayeredList
+from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
     MEMORY,
     Also,
@@ -146,6 +147,7 @@ class Board:
         self.account = Account(opened.at)
         self.effects = Effects()
         self.pool = Pool()
+        self.memory = Memory()
         self.evidence = Evidence(opened.base, opened.program.eval.metric.direction)
         self.others = {each.name: Evidence(opened.base, each.direction) for each in numbers(opened.program.eval)}
         self.held_out = Evidence(opened.base, opened.program.eval.metric.direction)  # what the holdout says
@@ -522,6 +524,7 @@ class Board:
         if event.status is Status.LOST and lane.seat.worker in self.retired:
             self._strand(experiment.commit)
         again = self.retried.intersection(experiment.picked)  # a proposal that is judged as if it had not been lost
+        self._learn(self.experiments[number], next(iter(again), None))
         self.retried -= {*experiment.picked, *experiment.left_out}
         if experiment.kind == "replay" and not again:
             self._joined(experiment, event)
@@ -539,6 +542,16 @@ class Board:
         if event.status is not Status.LOST:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
+
+    def _learn(self, experiment: Experiment, again: str | None) -> None:
+        """What the verdict says of an idea: of its own, or of the one of the lost proposal that is tried `again`."""
+        lost = self.at(again) if again else None
+        if lost:
+            self.memory.learn(replace(experiment, kind="propose", commit=again, idea=lost.idea, params=lost.params))
+        elif experiment.kind != "replay":
+            self.memory.learn(experiment)
+        elif experiment.status is Status.KEEP:
+            self.memory.joined((each for commit in experiment.picked if (each := self.at(commit))), experiment.number)
 
     def _change(self, worker: int, **changes: bool) -> None:
         """Of all lanes of a worker. Anew, as lanes other than its own are shared with the board that a fork is of."""
@@ -613,6 +626,7 @@ class Board:
         fork.paused, fork.retired = dict(self.paused), dict(self.retired)
         fork.counts = self.counts.copy()
         fork.account = Account(self.opened.at)  # nothing is decided by where the time went
+        fork.memory = Memory()  # nor by what was learned, in words
         fork.effects = self.effects.fork()
         fork.refused = dict(self.refused)
         fork.pool = self.pool.fork()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import heapq
 import importlib.resources
 import math
 import re
@@ -11,7 +10,10 @@ import string
 from collections.abc import Collection, Iterable, Sequence
 
 from autoresearch_ray.advice import AFRESH, SHORT_OF_IDEAS, advice, dealt, directions
+from autoresearch_ray.categories import Category
 from autoresearch_ray.certainty import Value, rough
+from autoresearch_ray.digest import fitting, older, overview
+from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import REWORKS, Also, Direction, Eval, Experiment, Program, Rework, Rule, Status
 from autoresearch_ray.results import gained, near_misses
 
@@ -21,7 +23,7 @@ _PROGRAM_BYTES = 8_500  # or what the other sections leave, which is more than h
 _AGAIN_BYTES = 1_000
 _DIFF_BYTES = 4_500
 _RECENT_BYTES = 4_500
-_OLDER_BYTES = 1_300  # for the gains, and again for the misses
+_MISSES_BYTES = 1_300
 _OTHERS_BYTES = 900
 _LEADERS_BYTES = 1_200
 _TAIL_BYTES = 2_000
@@ -29,7 +31,6 @@ _LIST_BYTES = 600  # each list of the scope
 _LINE_BYTES = 300  # everything that stands on one line of its own
 
 _RECENT = 40
-_KEEPS = 10
 _NEAR_MISSES = 8
 _CRASH_AGE = 5  # a crash is quoted while it is among the lane's last five experiments
 
@@ -44,6 +45,8 @@ def compose(
     best: Experiment | None,
     leaders: Sequence[tuple[str, Experiment]],
     history: Sequence[Experiment],
+    memory: Memory,
+    under_way: Sequence[str],
     diff: str,
     inside: Collection[str],
     discards_in_a_row: int,
@@ -55,7 +58,8 @@ def compose(
 ) -> str:
     """The prompt for experiment `id` of `lane`, at most `LIMIT_BYTES` long whatever the record holds.
 
-    `history` are all experiments of all lanes, oldest first; `leaders` the lanes with where they stand, best first.
+    `history` are the latest experiments of all lanes, oldest first, and `memory` is what was learned of all of them;
+    `under_way` says what other lanes are trying. `leaders` are the lanes with where they stand, best first.
     `diff` is the lane's from the baseline; of a `rework` the candidate's from its parent. `inside` are the commits of
     the changes that the lane's branch has. `index` is the lane's place among `lanes`, and `restarts` how often it
     started afresh. `noise` is the standard deviation of one measurement on the lane's devices. Values of unlike devices
@@ -64,7 +68,7 @@ def compose(
     metric, also = program.eval.metric, program.eval.also
     told = _Told(tuple(each.name for each in also), noise)
     listed = not rework and discards_in_a_row - AFRESH * restarts >= SHORT_OF_IDEAS
-    near = near_misses(history, noise) if listed else []
+    near = near_misses(memory.misses, noise) if listed else []
     misses = told.lines([each for each in near if each.commit not in inside][:_NEAR_MISSES])
     words = {
         "title": _short(program.title or "autoresearch"),
@@ -86,7 +90,9 @@ def compose(
         "changed": "What your candidate changes" if rework else "What your branch already has over the baseline",
         "diff": _fenced(diff, _DIFF_BYTES, "diff") if diff.strip() else "Nothing yet: it is the baseline.",
         "leaders": _leaders(leaders, told),
-        "history": _history(history, told, misses=not listed),
+        "history": _history(history, memory, inside, told, misses=not listed),
+        "under_way": "\n".join(under_way) or "Nothing that is known yet.",
+        "categories": ", ".join(Category),
         "quoted": _mend(rework, program, history) if rework else _crash(history, lane),
         "advice": "Mend your candidate as said above, and change nothing else.",
     }
@@ -103,7 +109,7 @@ def again(prompt: str, note: str) -> str:
         f"{prompt.rstrip()}\n\n## Propose something else\n\nYou were asked this before, and what you proposed was not"
         f" measured: {_clip(one_line(note, 500), 500)}\n\nMake another change, one that can make a difference to what"
         " is measured. The rules above hold, and so does the form of the last line:\n\n"
-        "idea: <what you changed, in at most 100 characters>\n"
+        "idea: <category>: <what you changed, in at most 100 characters>\n"
     )
 
 
@@ -149,7 +155,7 @@ class _Told:
         return _short(f"- {what} [{experiment.lane}] {one_line(experiment.idea)}")
 
     def lines(self, experiments: Iterable[Experiment]) -> list[str]:
-        return _fitting(map(self.line, experiments), _OLDER_BYTES)
+        return fitting(map(self.line, experiments), _MISSES_BYTES)
 
     def _also(self, experiment: Experiment) -> str:
         known = (f"{_short(each)} {rough(experiment.also[each])}" for each in self._names if each in experiment.also)
@@ -215,20 +221,18 @@ def _guard(program: Program) -> str:
 
 def _leaders(leaders: Sequence[tuple[str, Experiment]], told: _Told) -> str:
     lines = (f"{place}. {lane}: {told.standing(each)}" for place, (lane, each) in enumerate(leaders, start=1))
-    return "\n".join(_fitting(map(_short, lines), _LEADERS_BYTES)) or "Nothing is measured yet."
+    return "\n".join(fitting(map(_short, lines), _LEADERS_BYTES)) or "Nothing is measured yet."
 
 
-def _history(history: Sequence[Experiment], told: _Told, *, misses: bool) -> str:
-    """The last experiments, and of the older ones the largest gains and the nearest `misses`, a line each."""
-    recent = _fitting(map(told.line, history[: -_RECENT - 1 : -1]), _RECENT_BYTES)
-    older = [each for each in history[: len(history) - len(recent)] if each.gain is not None]
-    keeps = heapq.nlargest(_KEEPS, (each for each in older if each.status is Status.KEEP), key=_gain)
-    missed = [each for each in older if each.status is Status.DISCARD] if misses else []
-    parts = (
-        ("Most recent, newest first:", recent),
-        ("Of the older ones, the largest gains:", told.lines(keeps)),
-        ("Of the older ones, the nearest misses:", told.lines(heapq.nlargest(_NEAR_MISSES, missed, key=_gain))),
-    )
+def _history(
+    history: Sequence[Experiment], memory: Memory, inside: Collection[str], told: _Told, *, misses: bool
+) -> str:
+    """What the whole run has shown, the last experiments a line each, and what is worth knowing of the older ones."""
+    recent = history[: -_RECENT - 1 : -1]
+    lines = fitting(map(told.line, recent), _RECENT_BYTES)
+    latest = ("Most recent, newest first:", lines)
+    numbers = {each.number for each in recent[: len(lines)]}
+    parts = (*overview(memory), latest, *older(memory, numbers, inside, misses=misses))
     return "\n\n".join("\n".join((title, *lines)) for title, lines in parts if lines) or "Nothing yet."
 
 
@@ -264,10 +268,6 @@ def _crash(history: Sequence[Experiment], lane: str) -> str:
 # --- Words and their size --------------------------------------------------------------------------------------------
 
 
-def _gain(experiment: Experiment) -> float:
-    return experiment.gain or 0.0
-
-
 def _duration(seconds: float) -> str:
     return f"{seconds:g} seconds" if seconds < 120 else f"{seconds / 60:g} minutes"
 
@@ -278,17 +278,6 @@ def _short(text: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{_short(text).replace('`', chr(39))}`"
-
-
-def _fitting(lines: Iterable[str], limit: int) -> list[str]:
-    """As many of the first `lines` as fit into `limit` bytes with a line break each."""
-    fitting: list[str] = []
-    for line in lines:
-        limit -= len(line.encode()) + 1
-        if limit < 0:
-            break
-        fitting.append(line)
-    return fitting
 
 
 def _clip(text: str, limit: int, *, end: bool = False) -> str:

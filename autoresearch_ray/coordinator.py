@@ -16,9 +16,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import brief, ledger, orders
+from autoresearch_ray import brief, digest, ledger, orders
 from autoresearch_ray.advice import AFRESH
 from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
@@ -52,6 +53,13 @@ _TIDY = 500  # hand-ins between two times of packing the hub and collecting logs
 _LOGS = 5000  # the newest, which stay besides those of what was kept
 
 
+class _Claim(NamedTuple):
+    """The files that a lane is measuring, and what they are to try."""
+
+    tree: str
+    idea: str
+
+
 class Coordinator:
     """A `Desk`. Safe to be called from many threads."""
 
@@ -67,7 +75,7 @@ class Coordinator:
         self._lock = threading.Lock()
         self._history = b""  # the base and all before it, packed once for all workers
         self._known = {name: self._only_the_base() for name in self._board.lanes}
-        self._claims: dict[str, str] = {}  # the files that each lane is measuring
+        self._claims: dict[str, _Claim] = {}  # what each lane is measuring
         self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
         for name, lane in self._board.lanes.items():
@@ -95,14 +103,14 @@ class Coordinator:
             sitting, unfinished = self._board.lanes[seat.lane].sitting, orders.unfinished(self._board, seat.worker)
         return sitting, replace(reply(), unfinished=unfinished)
 
-    def claim(self, lane: str, id: str, tree: str) -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
         with self._lock:
             order = self._board.lanes[lane].order
             if order is None or isinstance(order, Stop) or order.id != id:
                 return None  # from an earlier sitting: what comes of it does not count
             taken = self._taken(lane, tree)
             if taken is None:
-                self._claims[lane] = tree
+                self._claims[lane] = _Claim(tree, idea)
             return taken
 
     def pause(self, worker: int, reason: str) -> bool:
@@ -195,7 +203,7 @@ class Coordinator:
         known = self._board.experiments[0] if tree == self._base_tree else self._board.tree(tree)
         if known and known.status is not Status.LOST:
             return Taken(known.number, _outcome(known))
-        other = next((name for name, held in self._claims.items() if held == tree and name != lane), None)
+        other = next((name for name, held in self._claims.items() if held.tree == tree and name != lane), None)
         return Taken(None, f"this is being measured right now on {other}") if other else None
 
     def _tidy(self) -> None:
@@ -246,6 +254,8 @@ class Coordinator:
             best=read(board.best),
             leaders=[(name, at) for name in board.ranking() if (at := read(board.at(board.lanes[name].head)))],
             history=recent,
+            memory=board.memory,
+            under_way=digest.under_way(board, lane, {name: each.idea for name, each in self._claims.items()}),
             diff=self._diff(order.parent, rework.commit) if rework else self._diff(board.opened.base, order.parent),
             inside=board.contains(order.parent) if parent else frozenset(),
             discards_in_a_row=here.discards_in_a_row,

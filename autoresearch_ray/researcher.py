@@ -50,7 +50,7 @@ class Researcher:
     sitting: int
     welcome: Welcome
     submit: Callable[[Attempt, bytes, Mapping[str, bytes]], Reply]  # the desk's
-    claim: Callable[[str, str, str], Taken | None]  # the desk's
+    claim: Callable[[str, str, str, str], Taken | None]  # the desk's
     store: Store
     agent: Agent
     evaluator: Evaluator
@@ -114,10 +114,10 @@ class Researcher:
                     picked, left_out = ((), commits) if isinstance(made, Failure) else (made.picked, made.left_out)
                     idea = f"replay of {len(picked)} of {len(commits)} changes onto the best"
                     attempt = replace(attempt, idea=idea, picked=picked, left_out=left_out)
-                    return attempt, self._new(order, made)
+                    return attempt, self._new(attempt, made)
                 case Ablate(commit=commit, parent=parent, why=why):
                     attempt = replace(attempt, idea=why, left_out=(commit,))
-                    return attempt, self._new(order, self.store.without(commit, parent))
+                    return attempt, self._new(attempt, self.store.without(commit, parent))
                 case Propose():
                     tree = self.folder / "agent"
                     self.store.stand(tree, order.rework.commit if order.rework else order.parent)
@@ -126,13 +126,15 @@ class Researcher:
                     attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=usage)
                     made = self._committed(tree, order, proposal)
                     trouble = trouble_with(proposal, made) if isinstance(made, Failure) else None
-                    return replace(attempt, trouble=trouble), self._new(order, made)
+                    return replace(attempt, trouble=trouble), self._new(attempt, made)
         except (OSError, RepoError) as error:
             return attempt, Failure(FailureKind.MACHINE, str(error))
 
-    def _new(self, order: Propose | Replay | Ablate, made: Candidate | Failure) -> Candidate | Failure:
+    def _new(self, attempt: Attempt, made: Candidate | Failure) -> Candidate | Failure:
         """The candidate, if nobody has measured its files yet; from now on they are this lane's."""
-        taken = self.claim(self.lane, order.id, made.tree) if isinstance(made, Candidate) else None
+        if isinstance(made, Failure):
+            return made
+        taken = self.claim(self.lane, attempt.id, made.tree, attempt.idea)
         return Failure(FailureKind.DUPLICATE, taken.words) if taken else made
 
     def _proposal(self, tree: Path, order: Propose, reply: Reply) -> Proposal:

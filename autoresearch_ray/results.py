@@ -19,6 +19,7 @@ from typing import Any
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import Value, heading, improvement, other, others, over_baseline, plus_minus, value
 from autoresearch_ray.events import Paused, Retired
+from autoresearch_ray.memory import likely
 from autoresearch_ray.model import MEMORY, Experiment, Status
 
 
@@ -112,9 +113,6 @@ def leaderboard(board: Board) -> list[Row]:
 
 def near_misses(experiments: Iterable[Experiment], noise: float | None) -> list[Experiment]:
     """Discards whose gain cannot be told from zero, the most promising first: they may win in company."""
-
-    def likely(experiment: Experiment) -> float:
-        return (experiment.gain or 0.0) if experiment.likely is None else experiment.likely
 
     near = [
         each

@@ -209,8 +209,8 @@ class Worker:
         self._told(attempt.lane, reply.order, rests)
         return reply
 
-    def _claim(self, lane: str, id: str, tree: str) -> Taken | None:
-        return self._ask(lambda: self.desk.claim(lane, id, tree))
+    def _claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
+        return self._ask(lambda: self.desk.claim(lane, id, tree, idea))
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
         """Ask the desk, and again while the head cannot write: what was measured is worth more than the time it takes.

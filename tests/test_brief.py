@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autoresearch_ray.advice import directions
 from autoresearch_ray.brief import LIMIT_BYTES, again, compose, one_line
 from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
     Also,
     Direction,
@@ -66,6 +67,8 @@ def prompt(history: Sequence[Experiment] = (), **changed: Any) -> str:
         "baseline": experiment(0, values=(1.0,), idea="baseline"),
         "best": experiment(5, values=(0.95,), idea="the best"),
         "leaders": [("gpu1", experiment(5, values=(0.95,), idea="the best")), ("gpu0", experiment(3))],
+        "memory": learned(history),
+        "under_way": [],
         "diff": "",
         "inside": frozenset(),
         "discards_in_a_row": 0,
@@ -75,6 +78,13 @@ def prompt(history: Sequence[Experiment] = (), **changed: Any) -> str:
         "noise": None,
     }
     return compose(history=history, **(given | changed))
+
+
+def learned(history: Sequence[Experiment]) -> Memory:
+    memory = Memory()
+    for each in history:
+        memory.learn(each)
+    return memory
 
 
 def section(text: str, heading: str) -> str:

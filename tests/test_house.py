@@ -39,9 +39,9 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model events",
     "thought": (
-        "ports pace noise evidence pool suspicion breaker layered account board draft verdicts meanwhile orders "
-        "policies markdown metrics sections program advice brief proposals certainty timesheet results report picture "
-        "sameness merge"
+        "ports pace noise evidence pool suspicion breaker layered account categories memory board draft verdicts "
+        "meanwhile orders policies markdown metrics sections program advice digest brief proposals certainty timesheet "
+        "results report picture sameness merge"
     ),
     "hands": (
         "process guardian slot_clock slot ledger bare tree store repo sandbox caches room remote mirror checkup "
@@ -83,6 +83,8 @@ PURE = {
     "meanwhile",
     "layered",
     "account",
+    "categories",
+    "memory",
     "board",
     "draft",
     "verdicts",

@@ -15,6 +15,7 @@ from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.board import replay as replayed
 from autoresearch_ray.events import Judged, Measured, Moved, Ordered, Published
 from autoresearch_ray.evidence import Means, Scatter
+from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
     Direction,
     FailureKind,
@@ -64,7 +65,7 @@ def plain(thing: object) -> object:
     if isinstance(thing, Lane):
         return replace(thing)
     return (
-        plain(vars(thing)) if isinstance(thing, Means | Scatter | Noise | Effects | Pool) else thing
+        plain(vars(thing)) if isinstance(thing, Means | Scatter | Noise | Effects | Pool | Memory) else thing
     )  # the rest is frozen
 
 

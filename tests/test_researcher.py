@@ -82,7 +82,7 @@ class Lane:
     folder: Path
     holdout: str | None = None
     taken: dict[str, Taken] = field(default_factory=dict)
-    claims: list[tuple[str, str, str]] = field(default_factory=list)
+    claims: list[tuple[str, str, str, str]] = field(default_factory=list)
     handed_in: list[tuple[Attempt, bytes, Mapping[str, bytes]]] = field(default_factory=list)
     signals: Signals = field(default_factory=Signals)
 
@@ -140,8 +140,8 @@ class Lane:
         ((_, _, logs),) = self.handed_in
         return dict(logs)
 
-    def _claim(self, lane: str, id: str, tree: str) -> Taken | None:
-        self.claims.append((lane, id, tree))
+    def _claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
+        self.claims.append((lane, id, tree, idea))
         return self.taken.get(tree)
 
     def _submit(self, attempt: Attempt, bundle: bytes, logs: Mapping[str, bytes]) -> Reply:
@@ -173,7 +173,7 @@ def test_an_edit_without_an_effect_is_told_and_made_again_before_anything_is_mea
     assert "no_effect: only a seed, a comment or white space differs: train.py." in second.prompt
     assert attempt.usage.cost_usd == 0.75 and attempt.usage.input_tokens == 10 and attempt.usage.seconds < 50
     assert attempt.usage.output_tokens is None
-    assert one.claims == [("gpu0", "gpu0-1", attempt.tree)]
+    assert one.claims == [("gpu0", "gpu0-1", attempt.tree, "a wider net")]
     assert attempt.tree == one.store.tree(attempt.commit or "")
     assert one.logs.keys() == {"1.log", "1.agent.log"} and one.logs["1.agent.log"] == b"proposal 2\n"
 
@@ -188,7 +188,7 @@ def test_files_that_were_tried_are_told_with_their_outcome_and_after_three_propo
     assert [each.prompt.count("## Once more") for each in agent.briefs] == [0, 1, 2]
     assert "duplicate: #12 tried exactly this: discard, 0.99" in agent.briefs[1].prompt
     assert "no_effect: " in agent.briefs[2].prompt
-    assert one.claims == [("gpu0", "gpu0-1", tree)] * 2
+    assert one.claims == [("gpu0", "gpu0-1", tree, "a bit wider")] * 2
     assert one.logs.keys() == {"1.agent.log"}  # nothing was measured
 
 
@@ -254,7 +254,7 @@ def test_a_replay_says_what_was_picked_and_what_was_left_out(one: Lane) -> None:
     attempt = one.attempt
     assert attempt.measurement.value is not None and attempt.idea == "replay of 1 of 2 changes onto the best"
     assert attempt.picked == (fits.commit,) and attempt.left_out == (clashes.commit,)
-    assert len(attempt.line) == 1 and one.claims == [("gpu0", "gpu0-1", attempt.tree)]
+    assert len(attempt.line) == 1 and one.claims == [("gpu0", "gpu0-1", attempt.tree, attempt.idea)]
 
 
 def test_a_replay_in_which_all_clash_leaves_all_out(one: Lane) -> None:
@@ -290,7 +290,7 @@ def test_an_ablation_takes_one_change_out_of_a_commit_and_leaves_the_others(one:
     assert one.store.git("show", f"{one.attempt.commit}:train.py").decode() == TRAIN.replace("0.5", "0.25", 1).replace(
         "SLEEP = 0.05", "SLEEP = 0.06"
     )
-    assert [tree for _, _, tree in one.claims] == [one.attempt.tree]
+    assert [tree for _, _, tree, _ in one.claims] == [one.attempt.tree]
 
 
 def test_an_ablation_in_which_later_changes_stand_in_the_way_is_not_measured(one: Lane) -> None:
