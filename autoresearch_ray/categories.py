@@ -7,6 +7,7 @@ decides. Pure, and the same for the same words: what was learned is not stored, 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -155,6 +156,7 @@ _WEAK: Mapping[Category, Mapping[str, str]] = {
     Category.SYSTEMS: {"speed": "faster, speed, memory, gpu, cpu, vram, eager, mode"},
 }
 
+_NAME = re.compile(r"\w+")
 _REMOVES = frozenset(
     {"remove", "delete", "ablate", "strip", "disable", "simplify", "without", "no", "drop", "cut", "omit", "eliminate"}
 )
@@ -176,7 +178,7 @@ def untagged(idea: str) -> str:
 @functools.lru_cache(maxsize=4096)  # every verdict is tried on a copy of the board first, and so is asked for twice
 def _subject(idea: str, params: tuple[str, ...]) -> Subject:
     said, rest = _split(idea)
-    names = _names(rest)
+    names = _NAME.findall(rest)  # words, and constants as they are written
     words = _words(names)
     category, topic = _found(words)
     if not topic and params:
@@ -201,11 +203,6 @@ def _named(word: str) -> Category | None:
     return _ALIASES.get(word) or next((each for each in Category if each == word), None)
 
 
-def _names(text: str) -> list[str]:
-    """The words of `text`, and constants as they are written."""
-    return "".join(each if each.isalnum() or each == "_" else " " for each in text).split()
-
-
 def _words(names: Iterable[str]) -> list[str]:
     return [each for each in " ".join(names).replace("_", " ").lower().split() if each not in _ARTICLES]
 
@@ -215,39 +212,30 @@ def _is_constant(name: str) -> bool:
 
 
 def _turned_down(words: list[str]) -> bool:
-    few = words[1:8]
-    return any(each in _TURNS_DOWN or each[0].isdigit() for each in few)
+    return any(each in _TURNS_DOWN or each[0].isdigit() for each in words[1:8])
 
 
 def _found(words: list[str]) -> tuple[Category, str]:
     """The first strong entry of the table among `words`, else the first weak one. Two words count before one."""
-    weak = None
+    table, weak = _table(), None
     for one, two in zip(words, [*words[1:], ""], strict=False):
-        for table, strong in ((_strong(), True), (_weak(), False)):
-            found = table.get(f"{one} {_singular(two)}") or table.get(one) or table.get(_singular(one))
-            if found and strong:
-                return found
-            weak = weak or found
-    return weak or (Category.OTHER, "")
+        found = table.get(f"{one} {_singular(two)}") or table.get(one) or table.get(_singular(one))
+        if found and found[1]:
+            return found[0]
+        weak = weak or found
+    return weak[0] if weak else (Category.OTHER, "")
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word
 
 
 @functools.cache
-def _strong() -> Mapping[str, tuple[Category, str]]:
-    return _by_word(_STRONG)
-
-
-@functools.cache
-def _weak() -> Mapping[str, tuple[Category, str]]:
-    return _by_word(_WEAK)
-
-
-def _by_word(table: Mapping[Category, Mapping[str, str]]) -> dict[str, tuple[Category, str]]:
+def _table() -> Mapping[str, tuple[tuple[Category, str], bool]]:
+    """By word the category and the topic, and whether it is a strong one."""
     return {
-        word: (category, topic)
+        word: ((category, topic), table is _STRONG)
+        for table in (_WEAK, _STRONG)
         for category, topics in table.items()
         for topic, words in topics.items()
         for word in words.split(", ")

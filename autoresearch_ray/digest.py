@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.categories import Category, subject, untagged
@@ -135,14 +136,14 @@ def older(memory: Memory, told: Collection[int], inside: Collection[str], *, mis
     `misses` are wanted.
     """
     wins = [each for each in memory.wins if each.experiment.number not in told]
-    lacks = [_won(each) for each in wins if each.experiment.commit not in inside]
-    has = [_won(each) for each in wins if each.experiment.commit in inside]
-    missed = [_told(each) for each in memory.misses if each.number not in told and each.commit not in inside]
-    failed = [_told(each) for each in memory.failures if each.number not in told]
+    lacks = (_won(each) for each in wins if each.experiment.commit not in inside)
+    has = (_won(each) for each in wins if each.experiment.commit in inside)
+    missed = (_told(each) for each in memory.misses if each.number not in told and each.commit not in inside)
+    failed = (_told(each) for each in memory.failures if each.number not in told)
     return _parts(
         ("Older wins that your branch lacks:", lacks, _NEW_WINS_BYTES),
         ("Older wins that your branch has:", has, _OWN_WINS_BYTES),
-        ("Of the older ones, the nearest misses:", missed if misses else [], _MISSES_BYTES),
+        ("Of the older ones, the nearest misses:", missed if misses else (), _MISSES_BYTES),
         ("Of the older ones, what failed last:", failed, _FAILURES_BYTES),
     )
 
@@ -203,7 +204,7 @@ def _told(experiment: Experiment, company: int | None = None) -> str:
 
 
 def _parts(*parts: tuple[str, Iterable[str], int]) -> list[Part]:
-    fitted = ((title, fitting(lines, limit)[:_MOST]) for title, lines, limit in parts)
+    fitted = ((title, fitting(islice(lines, _MOST), limit)) for title, lines, limit in parts)
     return [(title, lines) for title, lines in fitted if lines]
 
 

@@ -7,7 +7,7 @@ help alone, so a near miss becomes a win when a group with it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from autoresearch_ray.categories import Category, Subject, subject
@@ -91,7 +91,8 @@ class Memory:
             self._won(Win(experiment), about.category)
         elif experiment.gain is not None:
             misses = self._misses.get(about.category, ())
-            self._misses[about.category] = _largest((*misses, experiment), _MISSES)
+            if len(misses) < _MISSES or _rank(experiment) < _rank(misses[-1]):
+                self._misses[about.category] = tuple(sorted((*misses, experiment), key=_rank)[:_MISSES])
 
     def joined(self, experiments: Iterable[Experiment], company: int) -> None:
         """The group `company` was kept, and these are its changes: what was thrown away of them is a win after all."""
@@ -147,10 +148,6 @@ def likely(experiment: Experiment) -> float:
 
 def _rank(experiment: Experiment) -> tuple[float, int]:
     return -likely(experiment), experiment.number
-
-
-def _largest(experiments: Collection[Experiment], most: int) -> tuple[Experiment, ...]:
-    return tuple(sorted(experiments, key=_rank)[:most])
 
 
 def _better(one: Experiment | None, other: Experiment) -> Experiment | None:

@@ -103,6 +103,7 @@ STILL = {
     "hashlib",
     "heapq",
     "math",
+    "re",
     "typing",
 }
 
