@@ -524,7 +524,7 @@ class Board:
         if event.status is Status.LOST and lane.seat.worker in self.retired:
             self._strand(experiment.commit)
         again = self.retried.intersection(experiment.picked)  # a proposal that is judged as if it had not been lost
-        self._learn(self.experiments[number], next(iter(again), None))
+        self._learn(self.experiments[number], bool(again) and len(experiment.picked) == 1)
         self.retried -= {*experiment.picked, *experiment.left_out}
         if experiment.kind == "replay" and not again:
             self._joined(experiment, event)
@@ -543,15 +543,24 @@ class Board:
             lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
 
-    def _learn(self, experiment: Experiment, again: str | None) -> None:
-        """What the verdict says of an idea: of its own, or of the one of the lost proposal that is tried `again`."""
-        lost = self.at(again) if again else None
-        if lost:
-            self.memory.learn(replace(experiment, kind="propose", commit=again, idea=lost.idea, params=lost.params))
+    def _learn(self, experiment: Experiment, again: bool) -> None:
+        """What the verdict says of an idea: its own, or that of the lost proposal which is tried `again`."""
+        if again:
+            self.memory.learn(self._as_proposal(experiment, experiment.picked[0]))
         elif experiment.kind != "replay":
             self.memory.learn(experiment)
         elif experiment.status is Status.KEEP:
-            self.memory.joined((each for commit in experiment.picked if (each := self.at(commit))), experiment.number)
+            known = ((each, self.at(each)) for each in experiment.picked)
+            self.memory.joined((self._as_proposal(one, commit) for commit, one in known if one), experiment.number)
+
+    def _as_proposal(self, experiment: Experiment, commit: str) -> Experiment:
+        """`experiment` as the proposal that it is: where it tries `commit` again, with the idea of that."""
+        if experiment.kind != "replay":
+            return experiment
+        lost = next(
+            (each for each in self.experiments if each.commit == commit), experiment
+        )  # rare, so it may take long
+        return replace(experiment, kind="propose", commit=commit, idea=lost.idea, params=lost.params)
 
     def _change(self, worker: int, **changes: bool) -> None:
         """Of all lanes of a worker. Anew, as lanes other than its own are shared with the board that a fork is of."""

@@ -40,6 +40,7 @@ class Subject:
 _CHARACTERS = 300  # of an idea that are looked at
 _TAG = 40  # characters within which an agent's own category ends
 _TOPIC = 40  # characters of a constant's name
+_WITHOUT = "without #"  # so begins what takes a change out again, before the idea of that
 
 _ALIASES: Mapping[str, Category] = {
     "arch": Category.ARCHITECTURE,
@@ -158,7 +159,7 @@ _WEAK: Mapping[Category, Mapping[str, str]] = {
 
 _NAME = re.compile(r"\w+")
 _REMOVES = frozenset(
-    {"remove", "delete", "ablate", "strip", "disable", "simplify", "without", "no", "drop", "cut", "omit", "eliminate"}
+    {"remove", "delete", "ablate", "strip", "disable", "simplify", "without", "drop", "cut", "omit", "eliminate"}
 )
 _ARTICLES = frozenset({"a", "an", "the"})
 # "Drop the rate to 0.1" takes nothing out, and neither does "drop path 0.1".
@@ -178,6 +179,8 @@ def untagged(idea: str) -> str:
 @functools.lru_cache(maxsize=4096)  # every verdict is tried on a copy of the board first, and so is asked for twice
 def _subject(idea: str, params: tuple[str, ...]) -> Subject:
     said, rest = _split(idea)
+    if rest.startswith(_WITHOUT):
+        return Subject(Category.REMOVAL, _subject(rest.partition(": ")[2], ()).topic)
     names = _NAME.findall(rest)  # words, and constants as they are written
     words = _words(names)
     category, topic = _found(words)

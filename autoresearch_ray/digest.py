@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.categories import Category, subject, untagged
@@ -102,6 +103,28 @@ def meaning(experiment: Experiment, company: int | None = None) -> str:
     if gain < 0:
         return "hurts"
     return "better, but not kept"
+
+
+def facts(experiment: Experiment, company: int | None = None) -> dict[str, Any]:
+    """The same as JSON; `n` is the experiment's number, as in results.jsonl."""
+    about = subject(experiment.idea, experiment.params)
+    return {
+        "n": experiment.number,
+        "lane": experiment.lane,
+        "status": str(experiment.status),
+        "category": str(about.category),
+        "topic": about.topic or None,
+        "idea": untagged(experiment.idea) or experiment.kind,
+        "gain": experiment.gain,
+        "error": experiment.error,
+        "meaning": meaning(experiment, company),
+        "lesson": lesson(experiment, company),
+    }
+
+
+def learned(board: Board) -> list[Experiment]:
+    """What there is a verdict on: neither the baseline, nor what is not decided, nor what was lost."""
+    return [each for each in board.experiments[1:] if each.status not in (Status.PENDING, Status.LOST)]
 
 
 def companies(board: Board) -> dict[str, int]:

@@ -22,6 +22,7 @@ from autoresearch_ray.certainty import (
     rough,
     value,
 )
+from autoresearch_ray.digest import by_category
 from autoresearch_ray.model import MEMORY, Experiment, Status
 from autoresearch_ray.results import (
     described,
@@ -66,6 +67,7 @@ def markdown(board: Board, diff: str, picture: str | None) -> str:
         _section("Noise", _noise(board)),
         _section("Lanes", _lanes(board)),
         _section("Kept", _kept(board)),
+        _section("By category", _by_category(board)),
         _section("Suspicious", _experiments(board, (each for each in board.experiments if each.doubts), _REASON)),
         _section("Refused as the best", _refused(board)),
         _section("Near misses", _experiments(board, _nearest(board), _REASON)),
@@ -199,6 +201,25 @@ def _kept(board: Board) -> str:
         ("in best", lambda each: "yes" if each.commit in inside else ""),
     )
     return _experiments(board, kept, (*columns, *_REASON))
+
+
+def _by_category(board: Board) -> str:
+    """Where was tried how much, and what of it the best has, with the gain that is expected of that."""
+    rows = by_category(board)
+    return _table(
+        ("category", "tried", "kept", "failed", "in best", "their gain"),
+        [
+            (
+                each.category,
+                str(each.tried),
+                str(each.kept),
+                str(each.failed),
+                str(each.in_best),
+                signed(each.gain) if each.in_best else "",
+            )
+            for each in rows
+        ],
+    )
 
 
 def _nearest(board: Board) -> list[Experiment]:

@@ -45,7 +45,7 @@ from tests.runs import Run, git, history, write
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "autoresearch_ray"]
-READING = [name for name, where in VERBS.items() if where.startswith("reading:")]
+READING = [name for name, where in VERBS.items() if where.startswith(("reading:", "lessons:"))]
 DOCUMENTS = {"diff", "export", "report"}  # the same text wherever it goes, unless --json is given
 
 Invoke = Callable[..., Result]
@@ -138,7 +138,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", [each for each in READING if each not in ("export", "watch", "log")])
+@pytest.mark.parametrize("name", [each for each in READING if each not in ("export", "watch", "log", "lessons")])
 def test_json_is_one_document_without_nan(invoke: Invoke, name: str) -> None:
     arguments = [name, "1"] if name == "show" else [name]
     text = invoke(*arguments, "--json").stdout
@@ -159,6 +159,19 @@ def test_what_is_piped_is_json_unless_it_is_a_document(project: Path, name: str)
         assert not done.stdout.startswith("{")
     else:
         assert all(isinstance(json.loads(line), dict) for line in done.stdout.splitlines())
+
+
+def test_lessons_are_a_line_for_each_verdict_and_a_digest_of_the_run(invoke: Invoke) -> None:
+    lines = invoke("lessons", "--text").stdout.splitlines()
+    assert lines[0] == "#1 [gpu0] optimiser: rate 2 is better: +0.101, helps"
+    assert lines[1].startswith("#2 [gpu1] ") and "\x1b" not in lines[1] and lines[1].endswith(": -0.5, not kept")
+    assert lines[2] == "#3 [gpu1] optimiser: no commit came of it: out of memory"
+    tally = "- optimiser: 3 tried, 1 kept, 1 failed; best +0.101 (#1); none of the last 2"
+    assert lines[4:] == ["Attempts of the whole run, by category:", tally]
+    facts = [json.loads(line) for line in invoke("lessons", "--json").stdout.splitlines()]
+    assert [(each["n"], each["meaning"]) for each in facts] == [(1, "helps"), (2, "not kept"), (3, "out of memory")]
+    assert len(invoke("lessons", "--json", "-n", "1").stdout.splitlines()) == 1
+    assert invoke("lessons", "--json", "--category", "data").stdout == ""
 
 
 # --- Which run -------------------------------------------------------------------------------------------------------

@@ -232,6 +232,30 @@ def test_a_claim_ends_with_a_new_sitting_and_with_a_worker_that_is_given_up(desk
     assert again.claim(mine) is None
 
 
+def test_while_it_is_measured_other_lanes_are_told_what_a_lane_tries_and_afterwards_what_came_of_it(
+    desk: Coordinator, tmp_path: Path
+) -> None:
+    one, other = calibrated(desk, tmp_path, "gpu7"), calibrated(desk, tmp_path, "gpu8", 8)
+    made, order = one.made("LR = 2\n"), one.reply.order
+    assert isinstance(order, Propose)
+    assert desk.claim("gpu7", order.id, made.tree, "optimiser: LR 1 -> 2\n## Rules") is None
+    told = _told(desk.sit(Seat("gpu8", 8, "host", 2))[1])
+    assert "- gpu7 measures: optimiser: LR 1 -> 2 ## Rules\n" in told
+    mine = _told(desk.sit(Seat("gpu7", 7, "host", 2))[1])  # it died: nobody measures that now
+    assert "- gpu8 measures" not in mine and "not told yet: gpu8\n" in mine
+    again = lane(desk, tmp_path)
+    attempt, bundle = again.attempt(2.0, again.made("LR = 2\n"))
+    again.hand_in(replace(attempt, idea="optimiser: LR 1 -> 2"), bundle)
+    told = _told(desk.sit(Seat("gpu8", 8, "host", 3))[1])
+    assert "- gpu7 measures" not in told and "[gpu7] optimiser: LR 1 -> 2\n" in told
+    assert other.name == "gpu8"
+
+
+def _told(reply: Reply) -> str:
+    assert reply.brief is not None
+    return reply.brief.prompt
+
+
 def test_a_late_claim_of_an_order_that_was_answered_reserves_nothing(desk: Coordinator, tmp_path: Path) -> None:
     old, other = calibrated(desk, tmp_path), calibrated(desk, tmp_path, "gpu8", 8)
     late = old.made("LR = 2\n")

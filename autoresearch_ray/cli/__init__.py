@@ -20,6 +20,7 @@ VERBS = {
     "resume": "running:resume",
     "status": "reading:status",
     "log": "reading:log",
+    "lessons": "lessons:lessons",
     "best": "reading:best",
     "diff": "reading:diff",
     "show": "reading:show",
