@@ -176,7 +176,7 @@ def untagged(idea: str) -> str:
     return _split(idea)[1]
 
 
-@functools.lru_cache(maxsize=4096)  # every verdict is tried on a copy of the board first, and so is asked for twice
+@functools.lru_cache(maxsize=4096)  # of one idea the category is asked for several times
 def _subject(idea: str, params: tuple[str, ...]) -> Subject:
     said, rest = _split(idea)
     if rest.startswith(_WITHOUT):

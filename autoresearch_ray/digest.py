@@ -18,7 +18,9 @@ from autoresearch_ray.model import Ablate, Experiment, FailureKind, Propose, Rep
 from autoresearch_ray.results import gained, line
 
 LESSON = 160  # characters of what was learned of one experiment
-DIGEST_BYTES = 4_096  # of all parts of a digest, with their titles, in UTF-8
+# Of all parts of a digest, with their titles, in UTF-8: some 1,500 tokens. With ideas as people write them, a digest of
+# 10,000 experiments had 2.8 bytes to a token of o200k_base and of cl100k_base.
+DIGEST_BYTES = 4_096
 UNDER_WAY_BYTES = 900
 
 _CATEGORIES_BYTES = 700
@@ -148,7 +150,7 @@ def overview(memory: Memory) -> list[Part]:
     dead = [f"- {line(str(about))}: {_since(tally)}" for about, tally in memory.dead_ends[:_MOST]]
     return _parts(
         ("Attempts of the whole run, by category:", [_tallied(*each) for each in tallies], _CATEGORIES_BYTES),
-        ("Dead ends so far, many attempts of which none was kept:", dead, _DEAD_ENDS_BYTES),
+        ("Dead ends so far, many attempts in a row and none kept:", dead, _DEAD_ENDS_BYTES),
     )
 
 

@@ -7,7 +7,7 @@ help alone, so a near miss becomes a win when a group with it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from autoresearch_ray.categories import Category, Subject, subject
@@ -63,11 +63,16 @@ class Win:
 
 
 class Memory:
-    """Pure: fed by `Board.apply`, so that the one of a replayed ledger is the one of the live board."""
+    """Pure: fed by `Board.apply`, so that the one of a replayed ledger is the one of the live board.
+
+    Verdicts are taken in when somebody reads: a replay that tells nobody would take a third longer for it, and so would
+    a decision, which is tried on a copy of the board.
+    """
 
     def __init__(self) -> None:
-        self.categories: dict[Category, Tally] = {}
-        self.topics: dict[Subject, Tally] = {}  # that which was tried last is the last
+        self._waiting: list[Experiment | Win] = []
+        self._categories: dict[Category, Tally] = {}
+        self._topics: dict[Subject, Tally] = {}  # that which was tried last is the last
         self._wins: dict[Category, tuple[Win, ...]] = {}
         self._news: tuple[Win, ...] = ()
         self._misses: dict[Category, tuple[Experiment, ...]] = {}
@@ -77,14 +82,31 @@ class Memory:
 
     def learn(self, experiment: Experiment) -> None:
         """The verdict on one change. What never came to the device, or was lost, says nothing of the idea."""
-        failure, about = experiment.failure, subject(experiment.idea, experiment.params)
+        self._waiting.append(experiment)
+
+    def joined(self, experiments: Iterable[Experiment], company: int) -> None:
+        """The group `company` was kept, and these are its changes: what was thrown away of them is a win after all."""
+        self._waiting += (Win(each, company) for each in experiments if each.status is not Status.KEEP)
+
+    def read(self) -> None:
+        """Take in what was learned since the last time. Whatever is asked of a memory does so first."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if isinstance(each, Win):
+                self._take_win(each)
+            else:
+                self._take(each)
+
+    def _take(self, experiment: Experiment) -> None:
+        failure = experiment.failure
         if experiment.status in (Status.LOST, Status.PENDING) or (failure and failure.kind not in FAILED):
             return
-        self.categories[about.category] = self.categories.get(about.category, Tally()).after(experiment)
+        about = subject(experiment.idea, experiment.params)
+        self._categories[about.category] = self._categories.get(about.category, Tally()).after(experiment)
         if about.topic:
-            self.topics[about] = self.topics.pop(about, Tally()).after(experiment)
-            if len(self.topics) > _TOPICS:
-                del self.topics[next(iter(self.topics))]
+            self._topics[about] = self._topics.pop(about, Tally()).after(experiment)
+            if len(self._topics) > _TOPICS:
+                del self._topics[next(iter(self._topics))]
         if failure:
             self._failures[failure.kind] = (*self._failures.get(failure.kind, ()), experiment)[-_FAILURES:]
         elif experiment.status is Status.KEEP:
@@ -94,19 +116,16 @@ class Memory:
             if len(misses) < _MISSES or _rank(experiment) < _rank(misses[-1]):
                 self._misses[about.category] = tuple(sorted((*misses, experiment), key=_rank)[:_MISSES])
 
-    def joined(self, experiments: Iterable[Experiment], company: int) -> None:
-        """The group `company` was kept, and these are its changes: what was thrown away of them is a win after all."""
-        for experiment in experiments:
-            if experiment.status is Status.KEEP:
-                continue
-            about = subject(experiment.idea, experiment.params)
-            if about.category in self.categories:
-                self.categories[about.category] = replace(self.categories[about.category], since=0, nearest=None)
-            if about in self.topics:
-                self.topics[about] = replace(self.topics[about], since=0, nearest=None)
-            misses = self._misses.get(about.category, ())
-            self._misses[about.category] = tuple(each for each in misses if each.number != experiment.number)
-            self._won(Win(experiment, company), about.category)
+    def _take_win(self, win: Win) -> None:
+        experiment = win.experiment
+        about = subject(experiment.idea, experiment.params)
+        if about.category in self._categories:
+            self._categories[about.category] = replace(self._categories[about.category], since=0, nearest=None)
+        if about in self._topics:
+            self._topics[about] = replace(self._topics[about], since=0, nearest=None)
+        misses = self._misses.get(about.category, ())
+        self._misses[about.category] = tuple(each for each in misses if each.number != experiment.number)
+        self._won(win, about.category)
 
     def _won(self, win: Win, category: Category) -> None:
         number = win.experiment.number
@@ -118,8 +137,21 @@ class Memory:
     # --- Reading -----------------------------------------------------------------------------------------------------
 
     @property
+    def categories(self) -> Mapping[Category, Tally]:
+        """What came of each category."""
+        self.read()
+        return self._categories
+
+    @property
+    def topics(self) -> Mapping[Subject, Tally]:
+        """What came of each topic, of those that were tried last."""
+        self.read()
+        return self._topics
+
+    @property
     def wins(self) -> list[Win]:
         """The largest of each category and the latest of all, the largest first."""
+        self.read()
         known = {each.experiment.number: each for wins in self._wins.values() for each in wins}
         known |= {each.experiment.number: each for each in self._news}
         return sorted(known.values(), key=lambda each: _rank(each.experiment))
@@ -127,11 +159,13 @@ class Memory:
     @property
     def misses(self) -> list[Experiment]:
         """What ran and was thrown away, the most promising first."""
+        self.read()
         return sorted((each for misses in self._misses.values() for each in misses), key=_rank)
 
     @property
     def failures(self) -> list[Experiment]:
         """The latest failures of each kind, the latest first."""
+        self.read()
         return sorted((each for failed in self._failures.values() for each in failed), key=lambda each: -each.number)
 
     @property

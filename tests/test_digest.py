@@ -175,6 +175,8 @@ def test_the_memory_is_that_of_the_replayed_ledger_and_says_of_each_topic_what_t
         game = played(policy(), seed)
         board = game.board
         again = replayed(map(ledger.decode, map(ledger.encode, game.lines)))
+        for memory in (again.memory, board.memory):
+            memory.read()
         assert vars(again.memory) == vars(board.memory)
         assert texts(again.memory) == texts(board.memory)
         since: dict[Subject, list[Experiment]] = defaultdict(list)
