@@ -557,9 +557,8 @@ class Board:
         """`experiment` as the proposal that it is: where it tries `commit` again, with the idea of that."""
         if experiment.kind != "replay":
             return experiment
-        lost = next(
-            (each for each in self.experiments if each.commit == commit), experiment
-        )  # rare, so it may take long
+        # It may be the very commit, so that `at` does not find the lost one. This is rare, and may take a while.
+        lost = next((each for each in self.experiments if each.commit == commit), experiment)
         return replace(experiment, kind="propose", commit=commit, idea=lost.idea, params=lost.params)
 
     def _change(self, worker: int, **changes: bool) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 import string
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from autoresearch_ray.advice import AFRESH, SHORT_OF_IDEAS, advice, dealt, directions
 from autoresearch_ray.categories import Category
@@ -69,7 +70,7 @@ def compose(
     told = _Told(tuple(each.name for each in also), noise)
     listed = not rework and discards_in_a_row - AFRESH * restarts >= SHORT_OF_IDEAS
     near = near_misses(memory.misses, noise) if listed else []
-    misses = told.lines([each for each in near if each.commit not in inside][:_NEAR_MISSES])
+    misses = told.gains([each for each in near if each.commit not in inside][:_NEAR_MISSES])
     words = {
         "title": _short(program.title or "autoresearch"),
         "lane": _short(lane),
@@ -154,8 +155,9 @@ class _Told:
             what += f" (gain {gained(experiment)})"
         return _short(f"- {what} [{experiment.lane}] {one_line(experiment.idea)}")
 
-    def lines(self, experiments: Iterable[Experiment]) -> list[str]:
-        return fitting(map(self.line, experiments), _MISSES_BYTES)
+    def gains(self, experiments: Iterable[Experiment]) -> list[str]:
+        """Without their values: of older ones, these stand beside those of other parents, and of other devices."""
+        return fitting((self.line(replace(each, values=())) for each in experiments), _MISSES_BYTES)
 
     def _also(self, experiment: Experiment) -> str:
         known = (f"{_short(each)} {rough(experiment.also[each])}" for each in self._names if each in experiment.also)

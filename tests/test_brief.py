@@ -158,7 +158,10 @@ NEAR = [
 def test_a_lane_that_is_short_of_ideas_is_told_to_combine_near_misses_that_its_branch_lacks() -> None:
     told = how(5, NEAR, inside=frozenset({"on the branch"}))
     assert re.findall(r"^- #(\d) .*\] (.*)$", told, re.M) == [("2", "lucky"), ("1", "nearly")]
-    assert "(gain -0.0010 ± 0.0010)" in told and "Take two of them that do not touch the same thing" in told
+    assert (
+        "- #1 discard (gain -0.0010 ± 0.0010) [gpu1] nearly" in told
+        and "Take two of them that do not touch the same thing" in told
+    )
     assert "Take two of them" not in how(4, NEAR) and "Take two of them" not in how(8, NEAR)
     assert "nearest misses" not in section(prompt(NEAR * 50, discards_in_a_row=5), "What was tried")
 
