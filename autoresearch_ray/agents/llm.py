@@ -51,7 +51,7 @@ lines of the file, word for word, enough of them to stand there only once
 the lines that take their place
 >>>>>>> REPLACE
 
-idea: <what you changed, in at most 100 characters>
+idea: <category>: <what you changed, in at most 100 characters>
 
 - As many such blocks as the idea needs, for one file or several, each under the path of its file. All are applied, or
   none: what fits nowhere, or in more than one place, is refused.
