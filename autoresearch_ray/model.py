@@ -282,7 +282,8 @@ class Trouble:
 class Proposal:
     """What an agent says of its edit. It is judged by the diff; `error` and `trouble` count only where there is none.
 
-    An `error` without a `trouble` is one of the kind `CRASHED`.
+    An `error` without a `trouble` is one of the kind `CRASHED`. `session` is the id by which the agent can go on with
+    its conversation, if it is asked to repair its edit; "" where it cannot.
     """
 
     idea: str
@@ -290,6 +291,7 @@ class Proposal:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     error: str | None = None
     trouble: Trouble | None = None
+    session: str = ""
 
 
 # --- Orders: what a lane is told to do next --------------------------------------------------------------------------
@@ -531,13 +533,18 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """All that an agent is told: the prompt in words, and the record as data for agents that compute."""
+    """All that an agent is told: the prompt in words, and the record as data for agents that compute.
+
+    With `repair` the same proposal goes on: the checkout still holds the edit that was refused or crashed, and the
+    prompt says in its last section why.
+    """
 
     id: str
     prompt: str
     direction: Direction
     history: tuple[Past, ...] = ()
     seed: int = 0
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
