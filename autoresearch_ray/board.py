@@ -462,6 +462,8 @@ class Board:
             left_out=attempt.left_out,
             tree=attempt.tree,
             printed=measurement.printed,
+            trouble=trouble_of(attempt) if attempt.kind == "propose" else None,
+            repaired=attempt.repaired,
         )
 
     def _doubts(self, measurement: Measurement, gain: float | None, parent: str, seat: Seat) -> tuple[str, ...]:
@@ -705,6 +707,8 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         before.left_out,
         before.tree,
         before.printed,
+        before.trouble,
+        before.repaired,
     )
 
 

@@ -157,11 +157,16 @@ _CLEAR = (ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.IfExp, ast.Tuple, ast.List)
 _warnings = threading.Lock()  # their filters belong to the process, and lanes are threads
 
 
-def _python(source: bytes) -> str:
-    """The program that this is, without comments, docstrings and the values of seeds."""
+def parsed(source: bytes) -> ast.Module:
+    """A Python program as a tree. Raises what `ast.parse` raises, and never warns."""
     with _warnings, warnings.catch_warnings():  # of odd escapes in the candidate: no concern of ours
         warnings.simplefilter("ignore")
-        tree = ast.parse(source)
+        return ast.parse(source)
+
+
+def _python(source: bytes) -> str:
+    """The program that this is, without comments, docstrings and the values of seeds."""
+    tree = parsed(source)
     told = b"__doc__" in source or b"getdoc" in source
     for node in ast.walk(tree):
         _drop_idle(node, keep=told or _shows(node))
