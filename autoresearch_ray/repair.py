@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from autoresearch_ray.brief import one_line, quoted
 from autoresearch_ray.model import Brief, Failure, FailureKind, Measurement
-from autoresearch_ray.sameness import LARGEST_BYTES, parsed
 
 _SHARE = 0.1  # of the budget: a crash within it costs little next to a measurement
 _MOST_SECONDS = 30.0  # what ran for longer has begun to do its work
@@ -34,18 +33,17 @@ _MISSING = frozenset({"ImportError", "ModuleNotFoundError"})
 _MAY_BE_OF_SHAPES = frozenset(
     {"RuntimeError", "ValueError", "IndexError", "AxisError", "AssertionError", "TorchRuntimeError"}
 )
-_SHAPES = (
-    re.compile(  # of tensors that do not fit together, in the words of torch, numpy and jax; kinds and devices too
-        r"""
-    broadcast | mismatch | not\ aligned | cannot\ be\ multiplied | reduction\ dim | cannot\ reshape
-    | is\ invalid\ for\ input\ of\ size | size\ is\ not\ compatible | inhomogeneous\ shape | incompatible\ shapes?
-    | to\ be\ equal\ size | must\ match | to\ match | (?:must|to)\ have\ (?:the\ )?same
-    | expected\ (?:input|size) | \b to\ have\ \d+\ channels
+# Of tensors that do not fit together, in the words of torch, numpy and jax; of their kinds and devices as well.
+_SHAPES = re.compile(
+    r"""
+    broadcast | (?:size|shape|dim\w*|dtype)\ mismatch | mismatch\ in\ its | not\ aligned | cannot\ be\ multiplied
+    | reduction\ dim | cannot\ reshape | is\ invalid\ for\ input\ of\ size | size\ is\ not\ compatible
+    | inhomogeneous\ shape | incompatible\ shapes? | to\ be\ equal\ size | must\ match | size\ \(\d+\)\ to\ match
+    | (?:must|to)\ have\ the\ same | expected\ (?:input|size) | to\ have\ \d+\ channels
     | out\ of\ bounds\ for\ array\ of\ dimension | dimension\ out\ of\ range | too\ many\ indices
     | must\ be\ divisible\ by | on\ the\ (?:same|expected)\ device | expected\ (?:scalar\ type|dtype)
     """,
-        re.IGNORECASE | re.VERBOSE,
-    )
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -76,22 +74,6 @@ def refused(failure: Failure) -> Fault | None:
         f"Your edit was refused before it was measured: {what}. That was put back as it was. The rest of your edit"
         " stands in the files: make it work within the scope, or leave it as it is if it works without.",
     )
-
-
-def unreadable(path: str, source: bytes) -> str:
-    """Why Python cannot read a file, in one line; "" where it can, and of what is no Python. Never raises."""
-    if not path.endswith(".py") or len(source) > LARGEST_BYTES:
-        return ""
-    try:
-        parsed(source)
-    except SyntaxError as error:
-        text = f": {error.text.strip()}" if error.text and error.text.strip() else ""
-        return one_line(f"{path}, line {error.lineno or 1}: {error.msg}{text}", 300)
-    except ValueError as error:  # such as a null byte
-        return one_line(f"{path}: {error}", 300)
-    except (RecursionError, MemoryError):  # of a reader that goes less deep than the one that runs it may
-        return ""
-    return ""
 
 
 def misspelt(what: str) -> Fault:

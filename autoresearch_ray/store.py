@@ -24,8 +24,7 @@ from autoresearch_ray.bare import Bare, Entry
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.merge import three_way
 from autoresearch_ray.model import Failure, FailureKind, Scope
-from autoresearch_ray.repair import unreadable
-from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
+from autoresearch_ray.sameness import LARGEST_BYTES, no_effect, unreadable
 from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
 
 COMMIT_MB = 32  # that one commit may add: bundles travel inside calls
