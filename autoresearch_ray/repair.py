@@ -81,6 +81,7 @@ def misspelt(what: str) -> Fault:
 
     The program may run in a newer Python than ours: so this is asked and not decided, and what stands is measured.
     """
+    what = one_line(what, 300)
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     return Fault(
         what,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch_ray import ledger, logs, research, store
@@ -32,7 +32,7 @@ from autoresearch_ray.model import (
     Usage,
     Use,
 )
-from autoresearch_ray.repair import asked, crashed, early_seconds, refused
+from autoresearch_ray.repair import asked, crashed, early_seconds, misspelt, refused
 from autoresearch_ray.report import markdown
 from autoresearch_ray.results import record
 from autoresearch_ray.sameness import unreadable
@@ -87,6 +87,7 @@ def test_the_last_exception_counts_whatever_was_logged_before_and_after_it(tail:
     assert fault is None if what is None else fault is not None and what in fault.what
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1e6), st.floats(0.1, 1e6))
 def test_early_is_between_five_and_thirty_seconds_and_grows_with_the_budget(one: float, other: float) -> None:
     assert 5.0 <= early_seconds(one) <= 30.0
@@ -101,6 +102,7 @@ def test_python_that_cannot_be_read_is_found_and_said_in_one_line() -> None:
     assert unreadable("train.py", b"x = " + b"(" * 100_000) != "nothing raised"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_bytes_are_too_odd_to_be_read(source: bytes) -> None:
     said = unreadable("train.py", source)
@@ -110,11 +112,13 @@ def test_no_bytes_are_too_odd_to_be_read(source: bytes) -> None:
 # --- The words -------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=3000), st.text(max_size=3000))
 def test_what_an_agent_is_told_has_an_end_and_nothing_in_it_gets_out_of_its_fence(tail: str, message: str) -> None:
     faults = [
         crashed(ended(f"{tail}\nNameError: {message}\nNameError: x\n"), 300.0),
         refused(Failure(FailureKind.OUT_OF_SCOPE, message)),
+        misspelt(unreadable(f"{message}\udcff.py", b"x = = 1")),
     ]
     for fault in faults:
         assert fault is not None and "\n" not in fault.what and len(fault.what) <= 500
