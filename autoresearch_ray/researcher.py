@@ -126,6 +126,7 @@ class Researcher:
     ) -> tuple[Attempt, Candidate | Failure]:
         """The same proposal once more, by an agent that knows what is wrong with it."""
         assert reply.brief is not None
+        self.evaluator.slot.told(self.lane, order)  # the slot waits for one turn more, or lets another lane begin
         reply = Reply(order, brief=repair.asked(reply.brief, fault))
         return self._made(replace(attempt, repaired=fault.what), order, reply, refused)
 

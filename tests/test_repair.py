@@ -307,6 +307,7 @@ def test_a_crash_by_a_slip_goes_back_once_and_the_mended_edit_is_measured(one: L
     before, _, after = one.logs["1.log"].partition(b"\n--- after the repair ---\n")
     assert b"NameError" in before and after.startswith(b"loss: ")
     assert one.slot.clock.spent().seconds[Use.CANDIDATES] > 0
+    assert len(one.slot.pace._turns) == 1, "a repair is a turn with an agent in it; nobody has told of the first here"
 
 
 def test_a_mended_edit_that_crashes_as_well_is_a_crash(one: Lane) -> None:
