@@ -464,6 +464,8 @@ class Board:
             left_out=attempt.left_out,
             tree=attempt.tree,
             printed=measurement.printed,
+            trouble=trouble_of(attempt) if attempt.kind == "propose" else None,
+            repaired=attempt.repaired,
         )
 
     def _doubts(self, measurement: Measurement, gain: float | None, parent: str, seat: Seat) -> tuple[str, ...]:
@@ -727,6 +729,8 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         before.left_out,
         before.tree,
         before.printed,
+        before.trouble,
+        before.repaired,
     )
 
 

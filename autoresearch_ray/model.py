@@ -270,6 +270,20 @@ class TroubleKind(StrEnum):
     CRASHED = "crashed"  # anything else: it failed, and did not say why
 
 
+class Outcome(StrEnum):
+    """What came of asking an agent for an edit, judged by what it changed: in the field's words."""
+
+    EDITED = "edited"
+    NO_EDIT = "no_edit"
+    REJECTED = "rejected"
+    TIMEOUT = "timeout"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+    AUTH = "auth"
+    CRASHED = "crashed"
+    OUT_OF_SCOPE = "out_of_scope"
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why an agent made no edit, and how long its provider asks to be left alone, where it says so."""
@@ -282,7 +296,8 @@ class Trouble:
 class Proposal:
     """What an agent says of its edit. It is judged by the diff; `error` and `trouble` count only where there is none.
 
-    An `error` without a `trouble` is one of the kind `CRASHED`.
+    An `error` without a `trouble` is one of the kind `CRASHED`. `session` is the id by which the agent can go on with
+    its conversation, if it is asked to repair its edit; "" where it cannot.
     """
 
     idea: str
@@ -290,6 +305,7 @@ class Proposal:
     params: Mapping[str, Scalar] = field(default_factory=dict)
     error: str | None = None
     trouble: Trouble | None = None
+    session: str = ""
 
 
 # --- Orders: what a lane is told to do next --------------------------------------------------------------------------
@@ -422,6 +438,7 @@ class Attempt:
     rests: bool = False  # its lane would rest now, where nothing but a proposal is wanted of it
     trouble: Trouble | None = None
     spent: Spent | None = None
+    repaired: str = ""  # what its agent was asked to repair, in a line
 
 
 # --- Where the time goes ---------------------------------------------------------------------------------------------
@@ -435,7 +452,7 @@ class Use(StrEnum):
     AGAIN = "again"  # measuring once more what is too close to call, is compared with, or would be the best
     BASELINES = "baselines"
     HOLDOUT = "holdout"
-    LOST = "lost"  # an evaluation of which nothing came: the machine failed, or it was interrupted
+    LOST = "lost"  # an evaluation of which nothing came: the machine failed, or it was interrupted, or it went back
     PAUSED = "paused"  # its device is in somebody else's hands, or does not come to rest
     GUARD = "guard"
     PARSE = "parse"
@@ -505,6 +522,22 @@ class Experiment:
     left_out: tuple[str, ...] = ()  # and could not: in conflict, or there already; of an ablation: what it took out
     tree: str = ""
     printed: int = 1  # how many times its log gave the metric
+    trouble: Trouble | None = None  # what kept its agent from an edit
+    repaired: str = ""  # what its agent was asked to repair, in a line
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What came of asking the agent; None where none was asked."""
+        failure = self.failure
+        if self.kind != "propose":
+            return None
+        if self.trouble:
+            return Outcome(self.trouble.kind)
+        if failure and failure.kind is FailureKind.OUT_OF_SCOPE:
+            return Outcome.OUT_OF_SCOPE
+        if failure and failure.kind is FailureKind.MACHINE and self.commit is None:
+            return None
+        return Outcome.EDITED
 
     @property
     def value(self) -> float | None:
@@ -531,13 +564,18 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """All that an agent is told: the prompt in words, and the record as data for agents that compute."""
+    """All that an agent is told: the prompt in words, and the record as data for agents that compute.
+
+    With `repair` the same proposal goes on: the checkout still holds the edit that was refused or crashed, and the
+    prompt says in its last section why.
+    """
 
     id: str
     prompt: str
     direction: Direction
     history: tuple[Past, ...] = ()
     seed: int = 0
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,11 @@ class Walls(Protocol):
 
 
 class Agent(Protocol):
-    """Proposes one change by editing files. What it says is a note; what it changed is what counts."""
+    """Proposes one change by editing files. What it says is a note; what it changed is what counts.
+
+    An agent that can do something with the reason why its edit was refused says so in its class: `repairs = True`. Only
+    such a one is given a `Brief` with `repair`. It is no member of this protocol: one that says nothing cannot.
+    """
 
     def __init__(self, setup: AgentSetup) -> None: ...
 

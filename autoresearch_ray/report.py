@@ -32,6 +32,7 @@ from autoresearch_ray.results import (
     line,
     near_misses,
     out_of_use,
+    outcomes,
     signed,
     whose,
     why,
@@ -140,6 +141,11 @@ def _costs(board: Board) -> Iterable[str]:
         f"{counts[Status.KEEP]} keeps, {counts[Status.DISCARD]} discards, {counts[Status.CRASH]} crashes, "
         f"{counts[Status.LOST]} lost to the agent or the machine; {board.attempts} measurements"
     )
+    if asked := outcomes(board):
+        yield f"agents were asked {asked.total()} times: {', '.join(f'{n} {cell(each)}' for each, n in asked.items())}"
+    if repaired := [each for each in board.experiments if each.repaired]:
+        measured = sum(each.value is not None for each in repaired)
+        yield f"{len(repaired)} edits went back to be repaired, {measured} got a value after it: {_numbers(repaired)}"
     hours = sum(each.seconds for each in board.experiments) / 3600
     gpus = max((len(lane.seat.gpus) for lane in board.lanes.values()), default=0)
     share = board.program.options.gpus_per_worker

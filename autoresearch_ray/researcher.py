@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoresearch_ray import process
-from autoresearch_ray import tree as trees
+from autoresearch_ray import logs, repair
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import (
@@ -38,8 +37,8 @@ Work = Propose | Remeasure | Replay | Ablate | Holdout
 
 _PROPOSALS = 3  # for one order, while they bring nothing new
 _NOTHING_NEW = frozenset({FailureKind.NO_EFFECT, FailureKind.DUPLICATE})
+_NOT_DONE = frozenset({FailureKind.NO_CHANGE, FailureKind.AGENT, FailureKind.MACHINE})  # of a repair
 _LOGS = ("", "agent.", "holdout.")  # the experiment's own, its agent's, and one that is no experiment's
-_LOG_BYTES = 1 << 20  # of a log that travel with a hand-in; its end is what people read
 
 
 @dataclass(slots=True)
@@ -66,8 +65,8 @@ class Researcher:
             if attempt is None:
                 return
             bundle = self.store.pack([attempt.commit], [attempt.parent]) if attempt.commit and attempt.line else b""
-            logs, began = self._logs(attempt), time.monotonic()
-            reply = self.submit(replace(attempt, reply_seconds=waited), bundle, logs)
+            ends, began = logs.taken(self._log(attempt.id, what) for what in _LOGS), time.monotonic()
+            reply = self.submit(replace(attempt, reply_seconds=waited), bundle, ends)
             waited = time.monotonic() - began
 
     def _waited(self, order: Wait) -> Attempt | None:
@@ -81,27 +80,76 @@ class Researcher:
     def attempt(self, order: Work, reply: Reply) -> Attempt | None:
         """Carry out the order: make a candidate, and measure it. None if a drain or a halt came in between.
 
-        An agent whose edit is nothing new is told so, and proposes again: twice at most.
+        An agent whose edit is nothing new is told so, and proposes again: twice at most. One whose edit was refused, or
+        crashed at once, may repair it, once; what comes of that counts, if anything does.
         """
         parent = order.parent if isinstance(order, Propose | Replay | Ablate) else order.commit
         attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
-        for _ in range(_PROPOSALS):
-            attempt, made = self._made(attempt, order, reply)
-            if self.signals.drain.is_set():
-                return None
-            if reply.brief is None or isinstance(made, Candidate) or made.kind not in _NOTHING_NEW:
-                break
-            reply = replace(reply, bundle=b"", brief=told(reply.brief, made))
+        attempt, made = self._candidate(attempt, order, reply)
+        if self.signals.drain.is_set():
+            return None
         if isinstance(made, Failure):
             return replace(attempt, measurement=Measurement(None, made))
-        attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines, tree=made.tree)
+        measured, fault = self._evaluated(attempt, order, made)
+        if measured is None or fault is None:
+            return measured
+        attempt, mended = self._repaired(measured, order, reply, fault, made)
+        if self.signals.drain.is_set():
+            return None
+        if isinstance(mended, Failure) or mended.tree == made.tree:
+            return replace(measured, usage=attempt.usage, repaired=fault.what)
+        with logs.behind(self._log(order.id), "after the repair"):
+            return self._evaluated(attempt, order, mended)[0]
+
+    def _candidate(self, attempt: Attempt, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
+        """What is to be measured, or why there is nothing; as it came to be when a drain came in between."""
+        for left in reversed(range(_PROPOSALS)):
+            attempt, made = self._made(attempt, order, reply)
+            if self.signals.drain.is_set():
+                return attempt, made
+            if reply.brief is None or isinstance(made, Candidate) or made.kind not in _NOTHING_NEW or not left:
+                break
+            reply = replace(reply, bundle=b"", brief=told(reply.brief, made))
+        fault = _fault(made) if self._may_repair(order, attempt) else None
+        if fault is None:
+            return attempt, made
+        again, mended = self._repaired(attempt, order, reply, fault, made)
+        if isinstance(made, Failure) and isinstance(mended, Failure) and mended.kind in _NOT_DONE:
+            return replace(attempt, usage=again.usage, repaired=fault.what), made
+        return again, mended
+
+    def _may_repair(self, order: Work, attempt: Attempt) -> bool:
+        return isinstance(order, Propose) and not attempt.repaired and getattr(self.agent, "repairs", False)
+
+    def _repaired(
+        self, attempt: Attempt, order: Work, reply: Reply, fault: repair.Fault, refused: Candidate | Failure
+    ) -> tuple[Attempt, Candidate | Failure]:
+        """The same proposal once more, by an agent that knows what is wrong with it."""
+        assert reply.brief is not None
+        self.evaluator.slot.told(self.lane, order)  # the slot waits for one turn more, or lets another lane begin
+        reply = Reply(order, brief=repair.asked(reply.brief, fault))
+        return self._made(replace(attempt, repaired=fault.what), order, reply, refused)
+
+    def _evaluated(self, attempt: Attempt, order: Work, made: Candidate) -> tuple[Attempt | None, repair.Fault | None]:
+        """The attempt with its measurement, and what of it goes back to the agent. None: a drain or a halt came."""
+        budget = self.welcome.program.eval.budget_seconds
         with self.evaluator.slot.clock.trial(_use(order, self.welcome.base)) as trial:
             measurement = self._measured(order, made.commit)
-            trial.counts = measurement is not None and not _machine(measurement)
-        return replace(attempt, measurement=measurement) if measurement else None
+            if measurement is None:
+                return None, None
+            goes_back = self._may_repair(order, attempt) and not self.signals.drain.is_set()
+            fault = repair.crashed(measurement, budget) if goes_back else None
+            trial.counts = fault is None and not _machine(measurement)
+        attempt = replace(attempt, commit=made.commit, line=made.line, lines=made.lines, tree=made.tree)
+        return replace(attempt, measurement=measurement), fault
 
-    def _made(self, attempt: Attempt, order: Work, reply: Reply) -> tuple[Attempt, Candidate | Failure]:
-        """The candidate, or why there is none. A fault of this machine is its own failure, not the idea's."""
+    def _made(
+        self, attempt: Attempt, order: Work, reply: Reply, refused: Candidate | Failure | None = None
+    ) -> tuple[Attempt, Candidate | Failure]:
+        """The candidate, or why there is none. A fault of this machine is its own failure, not the idea's.
+
+        `refused` is what the agent is to repair.
+        """
         try:
             self.store.unpack(reply.bundle)
             match order:
@@ -120,8 +168,10 @@ class Researcher:
                     return attempt, self._new(attempt, self.store.without(commit, parent))
                 case Propose():
                     tree = self.folder / "agent"
-                    self.store.stand(tree, order.rework.commit if order.rework else order.parent)
+                    self.store.stand(tree, self._ground(tree, order, refused))
                     proposal = self._proposal(tree, order, reply)
+                    if refused and (proposal.error or not proposal.idea):
+                        proposal = replace(proposal, idea=attempt.idea, params=attempt.params)
                     usage = together(attempt.usage, proposal.usage)
                     attempt = replace(attempt, idea=proposal.idea, params=proposal.params, usage=usage)
                     made = self._committed(tree, order, proposal)
@@ -129,6 +179,14 @@ class Researcher:
                     return replace(attempt, trouble=trouble), self._new(attempt, made)
         except (OSError, RepoError) as error:
             return attempt, Failure(FailureKind.MACHINE, str(error))
+
+    def _ground(self, tree: Path, order: Propose, refused: Candidate | Failure | None) -> str:
+        """The commit that the agent stands on: of an edit that it is to repair, what of it may stay."""
+        if refused is None:
+            return order.rework.commit if order.rework else order.parent
+        if isinstance(refused, Candidate):
+            return refused.commit
+        return self.store.within(tree, order.parent, self.welcome.program.scope, self.welcome.prefix)
 
     def _new(self, attempt: Attempt, made: Candidate | Failure) -> Candidate | Failure:
         """The candidate, if nobody has measured its files yet; from now on they are this lane's."""
@@ -142,11 +200,12 @@ class Researcher:
         assert reply.brief is not None
         checkout, log = tree / self.welcome.prefix, self._log(order.id, "agent.")
         began = time.monotonic()
-        try:
-            with self.evaluator.slot.clock.doing(Use.AGENT):
-                proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
-        except Exception as error:  # noqa: BLE001
-            proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
+        with logs.behind(log, "asked to repair it") if reply.brief.repair else nullcontext():
+            try:
+                with self.evaluator.slot.clock.doing(Use.AGENT):
+                    proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
+            except Exception as error:  # noqa: BLE001
+                proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
         return sane(proposal, time.monotonic() - began)
 
     def _committed(self, tree: Path, order: Propose, proposal: Proposal) -> Candidate | Failure:
@@ -175,15 +234,12 @@ class Researcher:
     def _log(self, id: str, what: str = "") -> Path:
         return self.folder / f"{id.rpartition('-')[2]}.{what}log"
 
-    def _logs(self, attempt: Attempt) -> dict[str, bytes]:
-        """The ends of this attempt's logs, by file name; handed over, they are deleted here."""
-        logs = {}
-        for path in (self._log(attempt.id, what) for what in _LOGS):
-            with suppress(OSError), process.opened(path) as file:  # there is none, or it was replaced
-                file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-                logs[path.name] = file.read()
-            trees.remove(path)
-        return logs
+
+def _fault(made: Candidate | Failure) -> repair.Fault | None:
+    """What is to be repaired before anything is measured."""
+    if isinstance(made, Failure):
+        return repair.refused(made)
+    return repair.misspelt(made.unreadable) if made.unreadable else None
 
 
 def _machine(measurement: Measurement) -> bool:

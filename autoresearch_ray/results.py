@@ -20,7 +20,7 @@ from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import Value, heading, improvement, other, others, over_baseline, plus_minus, value
 from autoresearch_ray.events import Paused, Retired
 from autoresearch_ray.memory import likely
-from autoresearch_ray.model import MEMORY, Experiment, Status
+from autoresearch_ray.model import MEMORY, Experiment, Outcome, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,18 @@ def progress_line(board: Board) -> str:
     )
 
 
+def outcomes(board: Board) -> Counter[Outcome]:
+    """What came of asking the agents, the most frequent first."""
+    found = Counter(each.outcome for each in board.experiments if each.outcome)
+    return Counter(dict(found.most_common()))
+
+
+def transcript(experiment: Experiment) -> str | None:
+    """Where its agent's transcript lies in the run's folder, while logs of its age are kept."""
+    lane, _, number = experiment.id.rpartition("-")
+    return f"logs/{lane}/{number}.agent.log" if experiment.outcome else None
+
+
 def out_of_use(board: Board) -> list[tuple[str, Paused | Retired]]:
     """The slots that do not measure now: what became of each, and the event that says why."""
     retired = [("retired", each) for each in board.retired.values()]
@@ -199,6 +211,9 @@ def record(board: Board, experiment: Experiment) -> dict[str, Any]:
         "memory_gb": None if memory is None else round(memory, 3),
         "also": {each.name: other(experiment, each.name) for each in board.program.eval.also},
         "cost_usd": experiment.usage.cost_usd,
+        "outcome": str(experiment.outcome) if experiment.outcome else None,
+        "repaired": experiment.repaired or None,
+        "transcript": transcript(experiment),
         "failure": str(experiment.failure.kind) if experiment.failure else None,
         "reason": experiment.reason,
         "doubts": list(experiment.doubts),

@@ -1,5 +1,7 @@
 """Whether a change can have any effect: one of a seed, a comment or white space alone is not worth an evaluation.
 
+And whether Python can read what was changed at all.
+
 In doubt a change has an effect: a GPU that measures in vain costs less than an idea that is refused. Python and JSON
 are compared by what they say; other kinds of file line by line, as far as their kind allows.
 """
@@ -30,6 +32,20 @@ def no_effect(path: str, before: bytes | None, after: bytes | None) -> bool:
     if before is None:
         return path.endswith(_PYTHON) and _said(path, after) == _said(path, b"")
     return _said(path, before) == _said(path, after)
+
+
+def unreadable(path: str, source: bytes) -> str:
+    """Why Python cannot read a file, in one line; "" where it can, and of what is no Python. Never raises."""
+    if not path.endswith(_RUNS) or len(source) > LARGEST_BYTES:
+        return ""
+    try:
+        _parsed(source)
+    except SyntaxError as error:
+        text = f": {error.text}" if error.text and error.text.strip() else ""
+        return " ".join(f"{path}, line {error.lineno or 1}: {error.msg}{text}".split())[:300]
+    except (ValueError, RecursionError, MemoryError):  # nested too deep for this reader: another may read it
+        return ""
+    return ""
 
 
 def _said(path: str, data: bytes) -> object:
@@ -146,7 +162,8 @@ def _unseeded(value: object) -> object:
 
 # --- Python ----------------------------------------------------------------------------------------------------------
 
-_PYTHON = (".py", ".pyi")
+_RUNS = ".py"
+_PYTHON = (_RUNS, ".pyi")
 _SCRIPT = re.compile(rb"^# /// \w+[ \t]*$(?:\r?\n#.*)*", re.MULTILINE)  # what `uv run` is to install stands in comments
 _SEEDING = frozenset({"manual_seed_all", "seed_all", "seed_everything", "default_rng", "RandomState", "SeedSequence"})
 _SEEDING_IN_FULL = frozenset({"Random", "random.Random", "random.PRNGKey", "random.key"})
@@ -157,11 +174,16 @@ _CLEAR = (ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.IfExp, ast.Tuple, ast.List)
 _warnings = threading.Lock()  # their filters belong to the process, and lanes are threads
 
 
-def _python(source: bytes) -> str:
-    """The program that this is, without comments, docstrings and the values of seeds."""
+def _parsed(source: bytes) -> ast.Module:
+    """A Python program as a tree. Raises what `ast.parse` raises, and never warns."""
     with _warnings, warnings.catch_warnings():  # of odd escapes in the candidate: no concern of ours
         warnings.simplefilter("ignore")
-        tree = ast.parse(source)
+        return ast.parse(source)
+
+
+def _python(source: bytes) -> str:
+    """The program that this is, without comments, docstrings and the values of seeds."""
+    tree = _parsed(source)
     told = b"__doc__" in source or b"getdoc" in source
     for node in ast.walk(tree):
         _drop_idle(node, keep=told or _shows(node))

@@ -24,7 +24,7 @@ from autoresearch_ray.bare import Bare, Entry
 from autoresearch_ray.errors import RepoError
 from autoresearch_ray.merge import three_way
 from autoresearch_ray.model import Failure, FailureKind, Scope
-from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
+from autoresearch_ray.sameness import LARGEST_BYTES, no_effect, unreadable
 from autoresearch_ray.tree import SUBMODULE, SYMLINK, Change
 
 COMMIT_MB = 32  # that one commit may add: bundles travel inside calls
@@ -46,6 +46,7 @@ class Candidate:
     tree: str = ""
     picked: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    unreadable: str = ""  # a Python file that our Python cannot read, and could before: where, and why
 
 
 class Store(Bare):
@@ -124,11 +125,8 @@ class Store(Bare):
         are litter and what the .gitignore files of `parent` name, whatever the agent made of those.
         """
         tracked = self.entries(parent)
-        try:
-            changed = trees.changes(tree, tracked, lambda paths: self._ignored(paths, tracked))
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
+        changed = self._changes(tree, tracked)
+        if changed is None:
             return Failure(FailureKind.OUT_OF_SCOPE, "a path is longer than the system allows")
         if failure := _judge(changed, scope, prefix):
             return failure
@@ -145,10 +143,27 @@ class Store(Bare):
         if all(self._idle(each, tracked.get(each.path), contents.get(each.path)) for each in changed):
             named = _names([posixpath.relpath(each, prefix or ".") for each in sizes])
             return Failure(FailureKind.NO_EFFECT, f"only a seed, a comment or white space differs: {named}")
-        ref = f"refs/candidates/{next(self._numbers)}"
-        script = _script(ref, parent, _message(idea, attempt), changed, contents)
-        commit = self.git("fast-import", "--quiet", "--force", "--done", stdin=script)
-        return self._candidate(parent, [commit.decode().strip()])
+        made = self._candidate(parent, [self._import(parent, _message(idea, attempt), changed, contents)])
+        return replace(made, unreadable=self._unreadable(contents, tracked, prefix))
+
+    def within(self, tree: Path, parent: str, scope: Scope, prefix: str) -> str:
+        """A commit on `parent` of what `commit` would not refuse of the changes in `tree`, or `parent` if that is none.
+
+        For an agent to go on from. Of more than a commit may hold, the largest files are left out, too.
+        """
+        changed = [
+            each for each in self._changes(tree, self.entries(parent)) or () if not _judge([each], scope, prefix)
+        ]
+        sizes = {each.path: os.lstat(tree / each.path).st_size for each in changed if each.mode}
+        room, contents = COMMIT_MB << 20, dict[str, bytes]()
+        for path in sorted(sizes, key=lambda path: sizes[path]):
+            room -= sizes[path]
+            if room >= 0:
+                content = trees.read(tree, path)
+                if not any(each in content for each in self.secrets):
+                    contents[path] = content
+        changed = [each for each in changed if each.mode is None or each.path in contents]
+        return self._import(parent, b"what may stay of an edit", changed, contents) if changed else parent
 
     def replay(self, commits: Sequence[str], onto: str) -> Candidate | Failure:
         """Pick `commits`, each once and in order, onto `onto`: what each changes on its own parent, wherever that is.
@@ -197,6 +212,30 @@ class Store(Bare):
             trouble = _NOT_INSIDE.get(new, _NOT_INSIDE[SUBMODULE] if old == SUBMODULE else "")
             changed.append(Change(os.fsdecode(path), new, trouble))
         return _judge(changed, scope, prefix)
+
+    def _changes(self, tree: Path, tracked: Mapping[str, Entry]) -> list[Change] | None:
+        """What differs between `tree` and the files of a commit; None where a path is longer than the system allows."""
+        try:
+            return trees.changes(tree, tracked, lambda paths: self._ignored(paths, tracked))
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return None
+
+    def _import(self, parent: str, message: bytes, changed: Sequence[Change], contents: Mapping[str, bytes]) -> str:
+        """One commit of these changes on `parent`."""
+        ref = f"refs/candidates/{next(self._numbers)}"
+        script = _script(ref, parent, message, changed, contents)
+        return self.git("fast-import", "--quiet", "--force", "--done", stdin=script).decode().strip()
+
+    def _unreadable(self, contents: Mapping[str, bytes], tracked: Mapping[str, Entry], prefix: str) -> str:
+        """Which of the new `contents` Python cannot read, and why; of one that it could not read before, nothing."""
+        for path, content in contents.items():
+            why = unreadable(posixpath.relpath(path, prefix or "."), content)
+            known = tracked.get(path) if why else None
+            if why and not (known and unreadable(path, self.git("cat-file", "blob", known.oid))):
+                return why
+        return ""
 
     def _candidate(self, parent: str, line: Sequence[str]) -> Candidate:
         commit = line[-1]

@@ -19,7 +19,7 @@ from autoresearch_ray.results import duration
 NOTABLE = 0.03  # share of the wall clock from which on it is said what may be changed
 
 ADVICE: Mapping[Use, str] = {
-    Use.LOST: "see what failed; a slot that loses again and again is sick",
+    Use.LOST: "see what failed and what went back for repair; a slot that loses again and again is sick",
     Use.SETUP: "it comes once per worker: a longer run, or a quicker Setup",
     Use.TREES: "fewer or smaller files in git, TMPDIR on a faster disk, or more lanes",
     Use.PARSE: "a quicker Parse, or more lanes",

@@ -103,6 +103,11 @@ def test_each_file_has_one_public_class_of_the_shape_of_the_port(name: str) -> N
     assert agent.__doc__ and agent.propose.__doc__ and agent.check.__doc__
 
 
+def test_agents_that_can_repair_an_edit_are_those_that_ask_a_model() -> None:
+    assert not any(getattr(named("agents", name), "repairs", False) for name in ("knobs", "none", "scripted"))
+    assert all(named("agents", name).repairs is True for name in ("claude", "codex", "command"))
+
+
 def test_the_closet_holds_the_agents_that_the_documentation_names() -> None:
     assert {"claude", "codex", "command", "knobs", "none", "scripted"} <= set(NAMES)
 
@@ -221,6 +226,26 @@ def test_a_command_that_cannot_work_is_refused_before_the_run(command: str | Non
 )
 def test_a_command_that_only_the_shell_can_judge_is_let_through(command: str) -> None:
     Command.check(Options(agent_command=command), {"PATH": PATH})
+
+
+class Talks(Command):
+    """A preset whose tool can go on with a conversation."""
+
+    def start(self) -> str:
+        return f"echo {self.session or 'fresh'} $AUTORESEARCH_REPAIR >> {self.folder}/asked; echo idea: deeper"
+
+    def read(self, stdout: str) -> Proposal:
+        return Proposal(idea_in(stdout), session=f"session-{self.folder.joinpath('asked').read_text().count(chr(10))}")
+
+
+def test_only_a_repair_goes_on_with_the_conversation_of_its_own_experiment(checkout: Path) -> None:
+    folder = checkout.parent / "state"
+    agent = Talks(AgentSetup(PROGRAM, Options(), "gpu0", folder, {"PATH": PATH}))
+    for id, repair in (("gpu0-1", False), ("gpu0-1", True), ("gpu0-1", True), ("gpu0-1", False), ("gpu0-2", True)):
+        brief = Brief(id, "Make it better.", Direction.LOWER, repair=repair)
+        assert agent.propose(checkout, brief, folder.parent / "agent.log", threading.Event()).error is None
+    asked = (folder / "asked").read_text().split("\n")[:-1]
+    assert asked == ["fresh", "session-1 1", "session-2 1", "fresh", "fresh 1"]
 
 
 # --- claude and codex: our side of the contract ----------------------------------------------------------------------

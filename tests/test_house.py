@@ -41,11 +41,11 @@ FLOORS = {
     "thought": (
         "ports pace noise evidence pool suspicion breaker layered account categories memory board draft verdicts "
         "meanwhile orders policies markdown metrics sections program advice digest brief proposals certainty timesheet "
-        "results report picture sameness merge"
+        "results report picture sameness merge repair"
     ),
     "hands": (
         "process guardian slot_clock slot ledger bare tree store repo sandbox caches room remote mirror checkup "
-        "evaluator reading monitors agents"
+        "evaluator reading logs monitors agents"
     ),
     "work": "researcher worker coordinator seating team run_folder restore",
     "distance": "actors",

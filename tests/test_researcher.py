@@ -59,8 +59,9 @@ def sets(old: str, new: str, idea: str = "an idea", **usage: float) -> Edit:
 class Agent:
     """Makes one edit after the other; an agent in the shape of `ports.Agent`."""
 
-    def __init__(self, edits: list[Edit]) -> None:
+    def __init__(self, edits: list[Edit], repairs: bool = False) -> None:
         self.edits = edits
+        self.repairs = repairs
         self.briefs: list[Brief] = []
         self.seen: list[str] = []  # train.py as it was found
 
@@ -85,6 +86,7 @@ class Lane:
     claims: list[tuple[str, str, str, str]] = field(default_factory=list)
     handed_in: list[tuple[Attempt, bytes, Mapping[str, bytes]]] = field(default_factory=list)
     signals: Signals = field(default_factory=Signals)
+    slot: Slot = field(default_factory=lambda: Slot((), 1))
 
     def __post_init__(self) -> None:
         self.base = self.toy.head
@@ -103,16 +105,16 @@ class Lane:
         assert isinstance(made, Candidate)
         return made
 
-    def works(self, order: Work | Wait, *edits: Edit) -> Agent:
+    def works(self, order: Work | Wait, *edits: Edit, repairs: bool = False) -> Agent:
         """Carry out one order, hand it in, and stop."""
-        agent = Agent(list(edits))
+        agent = Agent(list(edits), repairs)
         (self.folder / "worker" / "gpu0").mkdir(parents=True, exist_ok=True)
         evaluator = Evaluator(
             welcome=self.welcome,
             store=self.store,
             folder=self.folder / "worker",
             shared=self.folder / "shared",
-            slot=Slot((), 1),
+            slot=self.slot,
             monitor=Cpu(()),
             environ={**os.environ, "AUTORESEARCH_OWNER": "gpu0"},
         )

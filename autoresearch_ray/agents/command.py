@@ -39,11 +39,19 @@ class Command:
     `AUTORESEARCH_EXPERIMENT` and, where a model was asked for, `AUTORESEARCH_MODEL` are set as well. HOME stays the
     user's own, so that a login works. `CUDA_VISIBLE_DEVICES` is empty, because the GPU is measuring another candidate
     meanwhile. The wall clock is `agent_minutes`; after it, and after a normal exit, no process of the agent lives on.
+
+    Asked to repair its edit, it finds the edit in the checkout, the reason in the last section of the prompt, and
+    `AUTORESEARCH_REPAIR` set to 1. A preset that can go on with a conversation gives the id of it as
+    `Proposal.session`, and finds it as `session` when it starts the repair.
     """
+
+    repairs = True
 
     def __init__(self, setup: AgentSetup) -> None:
         self.setup = setup
         self.folder = setup.folder.absolute()  # the agent's own directory is another one
+        self.session = ""  # of the conversation to go on with; "" for a fresh one
+        self._last = ("", "")  # the last experiment, and the conversation that its proposal came from
 
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
@@ -59,6 +67,8 @@ class Command:
 
         Whose doing that is, as far as its words tell, goes to `Proposal.trouble`.
         """
+        experiment, session = self._last
+        self.session = session if brief.repair and brief.id == experiment else ""
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         prompt, answer = folder / "prompt.md", folder / "answer.txt"
@@ -70,7 +80,9 @@ class Command:
         ended = process.run(
             walls.around(command, checkout, self.home()) if walls else command,
             cwd=checkout,
-            environ=self.environ() | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id},
+            environ=self.environ()
+            | {"AUTORESEARCH_PROMPT": str(prompt), "AUTORESEARCH_EXPERIMENT": brief.id}
+            | ({"AUTORESEARCH_REPAIR": "1"} if brief.repair else {}),
             log=log,
             timeout_seconds=minutes * 60,
             stdout=answer,
@@ -82,6 +94,7 @@ class Command:
         self._redact(log, answer)
         text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
         said = self.read(text)
+        self._last = (brief.id, said.session)
         error = said.error
         if ended.why == "timeout":
             error = f"the agent was stopped after {minutes:g} minutes"

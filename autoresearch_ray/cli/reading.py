@@ -55,12 +55,15 @@ def log(
 ) -> None:
     """Every experiment in the order of their numbers, one line each; with --json one object per line.
 
+    Where an agent made no edit that could be measured, a column says what came of asking it.
+
     \b
     Example:
         autoresearch-ray log -n 20
         autoresearch-ray log --status keep --json | jq -r .description
     """
     from autoresearch_ray.certainty import heading, other, others, over_baseline, rough, value
+    from autoresearch_ray.model import Outcome
     from autoresearch_ray.results import described, gained, mark, record, signed, why
 
     _, board = _load(tag, folder)
@@ -78,7 +81,8 @@ def log(
         return
     names, several = others(board), len(board.classes) > 1
     beside = (*(["over baseline"] * several), *names)
-    head = ("#", "status", "lane", heading(board), "gain", *beside, "idea", "reason")
+    asked = any(each.outcome not in (None, Outcome.EDITED) for each in chosen)
+    head = ("#", "status", "lane", heading(board), "gain", *beside, *(["outcome"] * asked), "idea", "reason")
     rows = [
         (
             f"#{each.number}",
@@ -88,6 +92,7 @@ def log(
             gained(each),
             *([signed(over_baseline(board, value(board, each)))] * several),
             *(rough(other(each, name)) for name in names),
+            *([str(each.outcome or "-")] * asked),
             described(each, 60),
             why(each, 200),
         )
