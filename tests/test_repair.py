@@ -204,7 +204,7 @@ def test_what_is_out_of_scope_is_put_back_and_the_rest_of_the_edit_is_gone_on_wi
     assert "WIDTH = 16" in seen[1] and briefs[1].repair and attempt.repaired in briefs[1].prompt
     assert files(one, attempt.commit) == "train.py\n" and attempt.usage.cost_usd == 0.75
     assert one.logs["1.agent.log"] == b"proposal 1\n\n--- asked to repair it ---\nproposal 2\n"
-    assert one.claims == [("gpu0", "gpu0-1", attempt.tree)]
+    assert one.claims == [("gpu0", "gpu0-1", attempt.tree, "wider and slower")]
 
 
 def test_what_is_left_of_an_edit_counts_where_the_agent_leaves_it_so(one: Lane) -> None:
@@ -272,7 +272,7 @@ def test_a_syntax_error_is_mended_before_anything_is_measured(one: Lane) -> None
     assert attempt.measurement.value is not None and attempt.idea == "a wider net, mended"
     assert attempt.repaired == "train.py, line 6: invalid syntax: WIDTH = = 16" and "= = 16" in seen[1]
     assert attempt.repaired in briefs[1].prompt and files(one, attempt.commit) == "train.py\n"
-    assert [tree for _, _, tree in one.claims][1:] == [attempt.tree] and len(one.claims) == 2
+    assert [tree for _, _, tree, _ in one.claims][1:] == [attempt.tree] and len(one.claims) == 2
     assert b"SyntaxError" not in one.logs["1.log"] and one.slot.clock.spent().seconds.get(Use.LOST, 0.0) == 0.0
 
 
@@ -303,7 +303,7 @@ def test_a_crash_by_a_slip_goes_back_once_and_the_mended_edit_is_measured(one: L
     assert attempt.repaired == "NameError: name 'widht' is not defined" and attempt.usage.cost_usd == 0.75
     assert "widht" in seen[1] and "NameError: name 'widht' is not defined\n````" in briefs[1].prompt
     assert files(one, attempt.commit) == "train.py\n" and attempt.measurement.failure is None
-    assert [tree for _, _, tree in one.claims][1:] == [attempt.tree] and one.claims[0][2] != attempt.tree
+    assert [tree for _, _, tree, _ in one.claims][1:] == [attempt.tree] and one.claims[0][2] != attempt.tree
     before, _, after = one.logs["1.log"].partition(b"\n--- after the repair ---\n")
     assert b"NameError" in before and after.startswith(b"loss: ")
     assert one.slot.clock.spent().seconds[Use.CANDIDATES] > 0
