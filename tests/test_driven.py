@@ -91,7 +91,7 @@ def proposed(folder: Path, agent: Agent) -> tuple[Attempt, Store]:
     toy = Toy(folder / "toy")
     welcome = Welcome("run0", "t1", read(toy.folder / "program.md"), toy.head, "", b"", "")
     hub = Hub.create(folder / "hub.git", Origin.find(toy.folder), toy.head)
-    store = Store.create(folder / "store.git", hub.pack(toy.head), toy.head)
+    store = Store.create(folder / "store.git", hub.pack([toy.head]), toy.head)
     work = folder / "work"
     work.mkdir()
     handed_in: list[Attempt] = []
