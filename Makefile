@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench nanochat nanochat-sweep clean
+.PHONY: help demo agents test check bench nanochat nanochat-sweep clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -28,7 +28,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.demo  ## a real sweep on this machine's CPU, in under three minutes
 	$(BIN)/python examples/quickstart/demo.py
 
-test: $(VENV)/.test  ## the test suite, every layer for real
+agents: $(VENV)/.test  ## the coding agents that the tests drive, in environments of their own
+	$(BIN)/python -m tests.tools
+
+test: agents  ## the test suite, every layer for real
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.test  ## ruff and mypy --strict

@@ -131,6 +131,7 @@ class Options:
     model: str | None = None
     base_url: str | None = None  # of an endpoint that speaks as OpenAI's does, for agents that can be pointed at one
     temperature: float | None = None  # of the replies to `agent: llm`; None: the endpoint's own
+    extra_args: tuple[str, ...] = ()  # behind the arguments that a preset gives its tool
     agent_minutes: float = 10.0
     secrets: tuple[str, ...] = ()  # names of environment variables that only the agent sees
     env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list

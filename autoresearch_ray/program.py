@@ -209,6 +209,7 @@ _KNOWN = {  # what is expected, and an example
     "model": ("a name", "model: opus"),
     "base_url": ("an http or https URL that holds no password", "base_url: http://localhost:8000/v1"),
     "temperature": ("a number from 0 to 2", "temperature: 0.7"),
+    "extra_args": ("a list of arguments", "extra_args: [--effort, high]"),
     "agent_minutes": ("a number above 0", "agent_minutes: 10"),
     "secrets": (_NAMES, "secrets: [ANTHROPIC_API_KEY]"),
     "env": (_NAMES, "env: [HF_HOME]"),
@@ -351,6 +352,8 @@ def _fits(key: str, value: Any) -> bool:
         return re.match(r"(?i)https?://[^/\s]", value) is not None and not _CREDENTIALS.search(value)
     if key == "temperature":
         return bool(0 <= value <= 2)
+    if key == "extra_args":
+        return all(each and "\0" not in each for each in value)
     if key == "agent_home":
         return all(re.match(r"~?/.", each) for each in value)
     if key == "gpus_per_worker":

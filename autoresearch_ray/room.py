@@ -165,14 +165,19 @@ def _furnish(folder: Path, home: Path, shown: Iterable[Path], caches: Caches) ->
     trees.empty(folder)
     for name in ("tmp", "var", "home"):
         (folder / name).mkdir()
-    below = {each.relative_to(home) for each in shown if each.is_relative_to(home)}
-    for path in below:
-        if below.isdisjoint(path.parents):
-            _link(folder / "home" / path, home / path)
+    furnish(folder / "home", home, shown)
     return {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "home"), **caches.copy(folder / "caches")}
 
 
+def furnish(home: Path, house: Path, shown: Iterable[Path]) -> None:
+    """Link what is `shown` of the user's `house` at the same place in `home`. Raises `OSError`."""
+    below = {each.relative_to(house) for each in shown if each.is_relative_to(house)}
+    for path in below:
+        if below.isdisjoint(path.parents):
+            _link(home / path, house / path)
+
+
 def _link(place: Path, source: Path) -> None:
-    if not place.exists():
+    if not place.exists() and not place.is_symlink():
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)

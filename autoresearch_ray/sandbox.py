@@ -165,6 +165,8 @@ class AgentWalls:
         if missing := next((each for each in more if not each.exists()), None):
             raise AgentError(f"agent_home: there is no {missing}", "start the agent once by hand, or make that folder")
         read = [self.objects, *tools(self.environ, self.home)]
+        if not isinstance(command, str):
+            read += program(command[0], self.environ)
         runs = []
         if self.program_folder:
             runs = [self.program_folder / ".autoresearch"]
@@ -220,6 +222,18 @@ def tools(environ: Mapping[str, str], home: Path) -> list[Path]:
             found += [Path(each) for each in value.split(":") if each.startswith("/")]
     too_much = {home, home.parent, *map(Path, ("/", "/tmp", "/var/tmp", tempfile.gettempdir()))}
     return [each for each in dict.fromkeys(found) if each.is_absolute() and each not in too_much and each.exists()]
+
+
+def program(name: str, environ: Mapping[str, str]) -> list[Path]:
+    """Where a program on the PATH really lies, which may be far from there: a package of npm with all that it needs, or
+    a folder such as ~/.local/share/claude/versions.
+    """
+    found = shutil.which(name, path=environ.get("PATH", os.defpath))
+    if found is None:
+        return []
+    real = Path(found).resolve()
+    packages = next((each for each in reversed(real.parents) if each.name == "node_modules"), None)
+    return [packages or _prefix(real.parent, home(environ))]
 
 
 def _prefix(folder: Path, home: Path) -> Path:

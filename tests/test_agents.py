@@ -231,7 +231,7 @@ def test_a_command_that_only_the_shell_can_judge_is_let_through(command: str) ->
 class Talks(Command):
     """A preset whose tool can go on with a conversation."""
 
-    def start(self) -> str:
+    def start(self, checkout: Path) -> str:
         return f"echo {self.session or 'fresh'} $AUTORESEARCH_REPAIR >> {self.folder}/asked; echo idea: deeper"
 
     def read(self, stdout: str) -> Proposal:
@@ -357,7 +357,7 @@ def test_codex_is_called_in_its_sandbox_without_network_and_the_prompt_on_stdin(
     Codex.check(Options(), environ)
     proposal = propose(Codex, checkout, environ=environ, model="some-model")
     argv = (checkout.parent / "argv").read_text().splitlines()
-    assert argv[:2] == ["exec", "-"] and argv[argv.index("--model") + 1] == "some-model"
+    assert argv[0] == "exec" and argv[-1] == "-" and argv[argv.index("--model") + 1] == "some-model"
     assert argv[argv.index("--sandbox") + 1] == "workspace-write"
     assert {"sandbox_workspace_write.network_access=false", 'approval_policy="never"'} <= set(argv)
     assert not any("dangerously" in each for each in argv)

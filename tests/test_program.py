@@ -782,7 +782,7 @@ def test_every_option_can_be_written() -> None:
         "stop: {experiments: 1, evaluations: 2, hours: 1e1, cost_usd: 5.5, target: -0.5, plateau: 9}",
         "address: ray://head:10001", "backend: local", "allow_dirty: yes", "mirror: nas:x.git", "mirror_minutes: 2.5",
         "sandbox: none", "network: yes", "disk_gb: 2.5", "agent_home: [~/.config/tool, /srv/state]",
-        "base_url: http://localhost:8000/v1", "temperature: 0.7",
+        "base_url: http://localhost:8000/v1", "temperature: 0.7", "extra_args: [--effort, high]",
     ).options  # fmt: skip
     assert got == Options(
         tag="t", agent="command", agent_command="claude -p\n", model="opus", agent_minutes=2.5,
@@ -790,7 +790,7 @@ def test_every_option_can_be_written() -> None:
         policy="greedy", every=8, experiments=1, evaluations=2, hours=10.0, cost_usd=5.5, target=-0.5, plateau=9,
         address="ray://head:10001", backend="local", allow_dirty=True, mirror="nas:x.git", mirror_minutes=2.5,
         sandbox="none", network=True, disk_gb=2.5, agent_home=("~/.config/tool", "/srv/state"),
-        base_url="http://localhost:8000/v1", temperature=0.7,
+        base_url="http://localhost:8000/v1", temperature=0.7, extra_args=("--effort", "high"),
     )  # fmt: skip
     assert all(getattr(got, each.name) != each.default for each in dataclasses.fields(Options))
 

@@ -89,6 +89,18 @@ def status_trouble(status: int) -> TroubleKind | None:
     return _GONE if status >= 500 else _KINDS.get(status)
 
 
+def answered(status: object, words: str) -> Trouble | None:
+    """What an error is that a tool reports with the HTTP status it got; `words` may say how long to wait."""
+    kind = status_trouble(status) if isinstance(status, int) else None
+    return Trouble(kind, retry_after_seconds(words) if kind in THE_PROVIDER else None) if kind else None
+
+
+def begins_with_status(words: str) -> Trouble | None:
+    """The same of an error such as "401 Incorrect API key", as the JavaScript clients of providers write it."""
+    found = re.match(r"([45]\d\d)\b", words)
+    return answered(int(found[1]), words) if found else None
+
+
 def retry_after_seconds(words: str) -> float | None:
     """How long the provider asks to be left alone, by what was said last: a header, or "try again in 1m30s"."""
     asked = list(_ASKED.finditer(words))

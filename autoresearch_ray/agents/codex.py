@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from autoresearch_ray.agents._events import objects, tokens
+from autoresearch_ray.agents._home import KEY, NO_KEY
 from autoresearch_ray.agents.command import Command as _Command
-from autoresearch_ray.agents.command import idea_in, installed
+from autoresearch_ray.agents.command import idea_in, installed, modelled
 from autoresearch_ray.brief import one_line
 from autoresearch_ray.model import Options, Proposal, Usage
-from autoresearch_ray.ports import Walls
+from autoresearch_ray.ports import AgentSetup, Walls
 
 
 class Codex(_Command):
@@ -18,22 +21,33 @@ class Codex(_Command):
 
     It edits through shell commands, so it cannot be kept from a shell; the sandbox keeps it off the network. The user's
     configuration is not read, the login is. With `CODEX_API_KEY` in the environment its state lies in the lane's own
-    folder; without it, it stays in the user's HOME, where the login is. Codex reports tokens and no dollars.
+    folder, conversations included; without it, it stays in the user's HOME, where the login is. `base_url` is an
+    endpoint that has OpenAI's `/responses`. Codex reports tokens and no dollars.
     """
+
+    def __init__(self, setup: AgentSetup) -> None:
+        super().__init__(setup)
+        self._counted = ("", 0, 0)  # of the last conversation: its id, and the tokens that it had taken, in and out
 
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
-        """Raise `AgentError` if `codex` is not on PATH."""
+        """Raise `AgentError` if `codex` is not on PATH, or is pointed at an endpoint without a model."""
         installed("codex", environ, "install Codex (npm install -g @openai/codex) and log in once")
+        if options.base_url:
+            modelled("codex", options, "NAME")
 
-    def start(self) -> Sequence[str]:
-        model = self.setup.options.model
+    def start(self, checkout: Path) -> Sequence[str]:
+        options = self.setup.options
         return [
-            *("codex", "exec", "-", "--json", "--color", "never", "--sandbox", "workspace-write"),
-            *("--skip-git-repo-check", "--ephemeral", "--ignore-user-config", "--ignore-rules"),
+            *("codex", "exec", "--json", "--color", "never", "--sandbox", "workspace-write"),
+            *("--skip-git-repo-check", "--ignore-user-config", "--ignore-rules"),
+            *(() if self._apart() else ("--ephemeral",)),
             *("-c", 'approval_policy="never"', "-c", 'web_search="disabled"'),
             *("-c", "sandbox_workspace_write.network_access=false"),
-            *(("--model", model) if model else ()),
+            *(("--model", options.model) if options.model else ()),
+            *self._endpoint(),
+            *options.extra_args,
+            *(("resume", self.session, "-") if self.session else ("-",)),
         ]
 
     def walls(self) -> Walls | None:
@@ -42,40 +56,53 @@ class Codex(_Command):
 
     def environ(self) -> dict[str, str]:
         environ = super().environ()
-        if environ.get("CODEX_API_KEY") and "CODEX_HOME" not in environ:
-            home = self.folder / "codex"
-            home.mkdir(parents=True, exist_ok=True)  # codex does not start in a home that is not there
-            environ["CODEX_HOME"] = str(home)
+        if self._apart() and "CODEX_HOME" not in environ:
+            home, temporary = self.folder / "codex", self.folder / "codex.tmp"
+            for each in (home, temporary):  # codex does not start in a home that is not there
+                each.mkdir(parents=True, exist_ok=True)
+            # In a home below the temporary folder it makes no helper for its sandbox, and then no command of its works.
+            environ |= {"CODEX_HOME": str(home), "TMPDIR": str(temporary)}
+        if self.setup.options.base_url:
+            environ.setdefault(KEY, NO_KEY)
         return environ
+
+    def _apart(self) -> bool:
+        """Whether its state lies in the lane's folder, because nothing of the user's home is needed."""
+        return bool(self.setup.environ.get("CODEX_API_KEY") or self.setup.options.base_url)
+
+    def _endpoint(self) -> Sequence[str]:
+        url = self.setup.options.base_url
+        if not url:
+            return ()
+        fields = {"name": "endpoint", "base_url": url, "env_key": KEY, "wire_api": "responses"}
+        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in fields.items())
+        return ("-c", 'model_provider="endpoint"', "-c", f"model_providers.endpoint={{{table}}}")
 
     def read(self, stdout: str) -> Proposal:
         """The events are lines of JSON: the last message of the agent, the tokens of its turns, the error of one."""
-        said, error = "", None
-        tokens: list[dict[str, Any]] = []
-        for event in _objects(stdout):
+        said, session, error = "", "", None
+        used: dict[str, Any] = {}
+        for event in objects(stdout):
             match event:
+                case {"type": "thread.started", "thread_id": str(id)} if self._apart():
+                    session = id
                 case {"type": "item.completed", "item": {"type": "agent_message", "text": str(text)}}:
                     said = text
-                case {"type": "turn.completed", "usage": dict(used)}:
-                    tokens.append(used)
+                case {"type": "turn.completed", "usage": dict(so_far)}:
+                    used = so_far
                     error = None
                 case {"type": "turn.failed", "error": {"message": str(message)}}:
                     error = f"codex: {one_line(message)}"
                 case {"type": "error", "message": str(message)}:
                     error = f"codex: {one_line(message)}"
-        usage = Usage(
-            input_tokens=sum(each.get("input_tokens", 0) for each in tokens) if tokens else None,
-            output_tokens=sum(each.get("output_tokens", 0) for each in tokens) if tokens else None,
-        )
-        return Proposal(idea_in(said), usage, error=error)
+        return Proposal(idea_in(said), self._usage(session, used), error=error, session=session)
 
-
-def _objects(stdout: str) -> list[Any]:
-    """The lines of `stdout` that are JSON; others are passed over, such as one cut by the cap of the log."""
-    objects = []
-    for line in stdout.splitlines():
-        try:
-            objects.append(json.loads(line))
-        except ValueError:
-            continue
-    return objects
+    def _usage(self, session: str, used: Mapping[str, Any]) -> Usage:
+        """Of this turn; what codex says is of the whole conversation."""
+        asked, said = tokens([used.get("input_tokens")]), tokens([used.get("output_tokens")])
+        if asked is None or said is None:
+            return Usage(input_tokens=asked, output_tokens=said)
+        known, before, self._counted = *self._counted[:1], self._counted[1:], (session, asked, said)
+        if session and session == known:
+            return Usage(input_tokens=max(asked - before[0], 0), output_tokens=max(said - before[1], 0))
+        return Usage(input_tokens=asked, output_tokens=said)

@@ -36,9 +36,10 @@ class Command:
     """Runs `agent_command` through the shell, in a clean checkout of the parent commit.
 
     The prompt is on stdin and in the file named by `AUTORESEARCH_PROMPT`, outside the checkout. `AUTORESEARCH_LANE`,
-    `AUTORESEARCH_EXPERIMENT` and, where a model was asked for, `AUTORESEARCH_MODEL` are set as well. HOME stays the
-    user's own, so that a login works. `CUDA_VISIBLE_DEVICES` is empty, because the GPU is measuring another candidate
-    meanwhile. The wall clock is `agent_minutes`; after it, and after a normal exit, no process of the agent lives on.
+    `AUTORESEARCH_EXPERIMENT` and, where they were given, `AUTORESEARCH_MODEL` and `AUTORESEARCH_BASE_URL` are set as
+    well. HOME stays the user's own, so that a login works. `CUDA_VISIBLE_DEVICES` is empty, because the GPU is
+    measuring another candidate meanwhile. The wall clock is `agent_minutes`; after it, and after a normal exit, no
+    process of the agent lives on.
 
     Asked to repair its edit, it finds the edit in the checkout, the reason in the last section of the prompt, and
     `AUTORESEARCH_REPAIR` set to 1. A preset that can go on with a conversation gives the id of it as
@@ -50,17 +51,22 @@ class Command:
     def __init__(self, setup: AgentSetup) -> None:
         self.setup = setup
         self.folder = setup.folder.absolute()  # the agent's own directory is another one
+        self.prompt = self.folder / "prompt.md"
         self.session = ""  # of the conversation to go on with; "" for a fresh one
         self._last = ("", "")  # the last experiment, and the conversation that its proposal came from
 
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
-        """Raise `AgentError` if there is no command, or if its first word is a program that is not on PATH."""
+        """Raise `AgentError` if there is no command, if its first word is a program that is not on PATH, or if there
+        are `extra_args`, which only a preset would know where to put.
+        """
         if not options.agent_command or not options.agent_command.strip():
             raise AgentError("the agent `command` has no command", "give it one with --agent-command 'SHELL COMMAND'")
         word = _PROGRAM.match(options.agent_command)
         if word:
             installed(word[1], environ, "install it, or give its full path in --agent-command")
+        if options.extra_args:
+            raise AgentError("the agent `command` takes no extra_args", "write them into --agent-command")
 
     def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
         """Run the agent once. Its timeout, its exit status and its own report of a failure go to `Proposal.error`.
@@ -71,12 +77,12 @@ class Command:
         self.session = session if brief.repair and brief.id == experiment else ""
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        prompt, answer = folder / "prompt.md", folder / "answer.txt"
+        prompt, answer = self.prompt, folder / "answer.txt"
         for each in (prompt, answer):  # an agent knows where they are, and may have put something else there
             trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
         minutes = self.setup.options.agent_minutes
-        command, walls = self.start(), self.walls()
+        command, walls = self.start(checkout), self.walls()
         ended = process.run(
             walls.around(command, checkout, self.home()) if walls else command,
             cwd=checkout,
@@ -110,11 +116,15 @@ class Command:
         if ended.why == "timeout":  # most tools go on trying for longer than anybody waits, and may have said why
             trouble = trouble or Trouble(TroubleKind.TIMEOUT)
         elif trouble and error is None:
-            error = f"the agent ended as if all were well, and said: {one_line(words[-500:], 500)}"
+            heard = said.idea if said.trouble else words[-500:]  # a preset knows what of it are the model's words
+            error = f"the agent ended as if all were well, and said: {one_line(heard, 500)}"
         return replace(said, usage=replace(said.usage, seconds=ended.wall_seconds), error=error, trouble=trouble)
 
-    def start(self) -> str | Sequence[str]:
-        """What is run: a string for the shell, or a program and its arguments. A preset says its own."""
+    def start(self, checkout: Path) -> str | Sequence[str]:
+        """What is run in `checkout`: a string for the shell, or a program and its arguments. A preset says its own.
+
+        The prompt is on its stdin, and in the file `prompt` by then.
+        """
         return self.setup.options.agent_command or ""
 
     def walls(self) -> Walls | None:
@@ -130,11 +140,19 @@ class Command:
         added = {"AUTORESEARCH_LANE": self.setup.lane, "CUDA_VISIBLE_DEVICES": ""}
         if self.setup.options.model:
             added["AUTORESEARCH_MODEL"] = self.setup.options.model
+        if self.setup.options.base_url:
+            added["AUTORESEARCH_BASE_URL"] = self.setup.options.base_url
         return dict(self.setup.environ) | added
 
     def read(self, stdout: str) -> Proposal:
         """What the agent said of itself on stdout: the idea and, where a preset knows how, tokens, dollars, errors."""
         return Proposal(idea_in(stdout))
+
+    def redacted(self, text: str) -> str:
+        """`text` without the values of secrets: for what a preset reads elsewhere than on stdout."""
+        for value in secret_values(self.setup.options, self.setup.environ):
+            text = text.replace(value, "[secret]")
+        return text
 
     def _redact(self, *files: Path) -> None:
         """Take the values of secrets out of what the agent wrote: logs are kept, and shown to people and agents."""
@@ -162,3 +180,19 @@ def installed(program: str, environ: Mapping[str, str], hint: str) -> None:
     """Raise `AgentError` with `hint` unless `program` is found on the PATH of `environ`."""
     if shutil.which(program, path=environ.get("PATH", "")) is None:
         raise AgentError(f"{shlex.quote(program)} is not on PATH", hint)
+
+
+def modelled(agent: str, options: Options, example: str) -> None:
+    """Raise `AgentError` unless a model is named; `example` is one in the words of the agent's tool."""
+    if not options.model:
+        words = " for --base-url" if options.base_url else ""
+        raise AgentError(f"the agent `{agent}` has no model{words}", f"name it with --model, for example {example}")
+
+
+def bound(agent: str, options: Options) -> None:
+    """Raise `AgentError` if `agent` is to be pointed at an endpoint, and its tool knows its own provider alone."""
+    if options.base_url:
+        raise AgentError(
+            f"the agent `{agent}` speaks with its own provider, and with no other endpoint",
+            "leave base_url out, or take aider, opencode, pi or qwen",
+        )

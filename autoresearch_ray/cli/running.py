@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,12 @@ from autoresearch_ray.results import summary
 if TYPE_CHECKING:
     from autoresearch_ray.session import Session
 
+
+def _words(text: str) -> tuple[str, ...]:
+    """The arguments that a shell would take it for. A `ValueError` is a usage error of click's."""
+    return tuple(shlex.split(text))
+
+
 # The words of `model.Options`: a flag that is not given leaves the front matter as it is.
 _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--tag", "TAG", str, "Name of the run and of its branches, autoresearch/TAG-gpu0 and so on; default: the date."),
@@ -26,13 +33,19 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
         "--agent",
         "NAME",
         str,
-        "Who proposes: claude, codex, llm, knobs, command, scripted, none or package.module:Class.",
+        "Who proposes: claude, aider, opencode, ..., llm, command, knobs, none or package.module:Class.",
     ),
     ("--agent-command", "SHELL", str, "The shell command of `--agent command`."),
     ("--agent-minutes", "N", float, "Longest time for one proposal."),
     ("--model", "NAME", str, "The model that the agent is to use."),
     ("--base-url", "URL", str, "An endpoint that speaks as OpenAI's does: vLLM, Ollama, a gateway."),
     ("--temperature", "N", float, "The temperature of the model of `--agent llm`; default: the endpoint's own."),
+    (
+        "--extra-args",
+        "'ARGS'",
+        _words,
+        "Arguments of the agent's tool, behind its preset's own; quoted as for a shell.",
+    ),
     ("--workers", "N", str, "Workers, one per GPU slot; `auto` takes every GPU there is."),
     ("--gpus-per-worker", "N", float, "GPUs of one worker: a share such as 0.5, several, or 0 for the CPU."),
     ("--lanes", "N", str, "Branches that take turns on one worker; `auto` keeps its GPU busy."),
