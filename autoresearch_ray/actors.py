@@ -29,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from autoresearch_ray import seating
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import AutoresearchError, ClusterError, LedgerError
+from autoresearch_ray.messages import Message
 from autoresearch_ray.model import Attempt, Options, Seat, Spent
 from autoresearch_ray.ports import Reply, Signals, Taken, Welcome
 from autoresearch_ray.team import Team
@@ -69,6 +70,9 @@ class _CoordinatorActor:
 
     def close(self, reason: str, hard: bool, failed: bool) -> None:
         self._coordinator.close(reason, hard, failed)
+
+    def hear(self, message: Message) -> str:
+        return self._coordinator.hear(message)
 
     def vacate(self, worker: int, reason: str) -> int:
         return self._coordinator.vacate(worker, reason)
@@ -326,6 +330,10 @@ class RayCrew:
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
         _answer(self._coordinator.close.remote(reason, hard, failed))
+
+    def hear(self, message: Message) -> str:
+        why_not: str = _answer(self._coordinator.hear.remote(message))
+        return why_not
 
     def drain(self) -> None:
         self._over = True

@@ -16,7 +16,9 @@ from autoresearch_ray.account import Account
 from autoresearch_ray.breaker import THE_PROVIDER, Breaker, backoff_seconds, chance_of
 from autoresearch_ray.events import (
     Closed,
+    Declined,
     Event,
+    Held,
     Judged,
     Left,
     Measured,
@@ -27,9 +29,13 @@ from autoresearch_ray.events import (
     Paused,
     Published,
     Refused,
+    Released,
+    Resteered,
     Resumed,
     Retired,
     Seated,
+    Submitted,
+    Told,
     Unpaused,
     Vacated,
 )
@@ -56,9 +62,11 @@ from autoresearch_ray.model import (
     Stop,
     Trouble,
     TroubleKind,
+    Try,
     Wait,
 )
 from autoresearch_ray.noise import Effects
+from autoresearch_ray.outside import Outside
 from autoresearch_ray.pool import Change, Pool
 from autoresearch_ray.ports import Score
 
@@ -94,6 +102,8 @@ class Lane:
     calibrated: bool = False  # has measured the base itself
     present: bool = True  # false from the moment a run is taken up again until somebody sits here
     paused: bool = False  # its slot waits for its device
+    held: bool = False  # somebody wants it to wait
+    proposals: int = 0  # that its agent was asked for
 
     @property
     def ordered(self) -> bool:
@@ -110,7 +120,7 @@ class Lane:
     @property
     def active(self) -> bool:
         """Whether somebody is carrying out its order."""
-        return self.ordered and not self.paused
+        return self.ordered and not self.paused and not (self.held and isinstance(self.order, Wait))
 
 
 class Board:
@@ -145,6 +155,7 @@ class Board:
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
         self.account = Account(opened.at)
+        self.outside = Outside()
         self.effects = Effects()
         self.pool = Pool()
         self.memory = Memory()
@@ -264,6 +275,11 @@ class Board:
 
         return sorted(self.lanes, key=key)
 
+    @property
+    def proposals(self) -> dict[str, int]:
+        """How many proposals the agent of each lane was asked for."""
+        return {name: lane.proposals for name, lane in self.lanes.items()}
+
     def lanes_of(self, worker: int) -> list[str]:
         """The lanes that sit, or sat last, on a worker's slot."""
         return sorted(name for name, lane in self.lanes.items() if lane.seat.worker == worker)
@@ -346,6 +362,7 @@ class Board:
                     lane.has_begun = True
                     self.turn = max(self.turn, at) + 1 / BEGIN_PER_SECOND
                 if isinstance(order, Propose):
+                    lane.proposals += order.rework is None
                     self.breaker = self.breaker.asked(order.id)
                 else:
                     self.breaker = self.breaker.released(name)
@@ -368,6 +385,17 @@ class Board:
                 self._published(event)
             case Refused():
                 self._refused(event)
+            case Told():
+                self.outside = self.outside.told(event, self.proposals)
+            case Resteered(title=title, text=text, strategy=strategy, notes=notes):
+                self.program = replace(self.program, title=title, text=text, strategy=strategy, notes=notes)
+            case Held(lane=name) | Released(lane=name):
+                self.outside = self.outside.acted(event.id)
+                self.lanes[name] = replace(self.lanes[name], held=isinstance(event, Held))
+            case Submitted():
+                self.outside = self.outside.submitted(event)
+            case Declined():
+                self.outside = self.outside.turned_down(event)
             case Closed():
                 self.closed = event
         if event.at > self.last_at:
@@ -404,13 +432,15 @@ class Board:
             if attempt.commit and (attempt.commit not in self._by_commit or self._lost(attempt.commit)):
                 self._by_commit[attempt.commit] = number  # picked onto its own parent, it may be the very commit
             self.counts[Status.PENDING] += 1
+            if isinstance(lane.order, Try):
+                self.outside = self.outside.measured(lane.order.submission, number)
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
             known = self.tree(attempt.tree)
             if attempt.tree and (known is None or known.status is Status.LOST):
                 self._by_tree[attempt.tree] = number
         if measurement.value is not None and attempt.commit is not None:
             self._count(attempt.commit, lane.seat, measurement)
-            if attempt.kind == "propose":
+            if attempt.kind in ("propose", "submit"):
                 self._compare(attempt, lane.seat.device_class, objective(self.program.eval, measurement))
 
     def _proposed(self, lane: Lane, attempt: Attempt, at: float) -> None:
@@ -431,7 +461,7 @@ class Board:
         lane.backs_off_until = at + backoff_seconds(times, chance) if times > 0 else 0.0
 
     def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
-        measurement = attempt.measurement
+        measurement, order = attempt.measurement, self.lanes[attempt.lane].order
         values: tuple[float, ...] = ()
         doubts: tuple[str, ...] = ()
         if measurement.value is not None:
@@ -439,7 +469,8 @@ class Board:
             values = (value,)
             seat = self.lanes[attempt.lane].seat
             parent = self.evidence.on(attempt.parent, seat.device_class)
-            gain = self.direction.gain(value, parent.mean) if parent and attempt.kind == "propose" else None
+            alone = attempt.kind in ("propose", "submit")  # one change, and nobody has measured it before
+            gain = self.direction.gain(value, parent.mean) if parent and alone else None
             doubts = self._doubts(measurement, gain, attempt.parent, seat)
         return Experiment(
             number=number,
@@ -466,6 +497,8 @@ class Board:
             printed=measurement.printed,
             trouble=trouble_of(attempt) if attempt.kind == "propose" else None,
             repaired=attempt.repaired,
+            by=order.by if isinstance(order, Try) else "",
+            submission=order.submission if isinstance(order, Try) else "",
         )
 
     def _doubts(self, measurement: Measurement, gain: float | None, parent: str, seat: Seat) -> tuple[str, ...]:
@@ -523,6 +556,8 @@ class Board:
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
+        if experiment.submission:
+            self.outside = self.outside.judged(experiment.submission, lost=event.status is Status.LOST)
         if event.status is Status.LOST and lane.seat.worker in self.retired:
             self._strand(experiment.commit)
         again = self.retried.intersection(experiment.picked)  # a proposal that is judged as if it had not been lost
@@ -542,7 +577,8 @@ class Board:
             self.made_of.setdefault(self.contains(experiment.commit), experiment.commit)
         lane.hand_ins += 1
         if event.status is not Status.LOST:
-            lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
+            if not experiment.by:  # else it says nothing of what this lane's agent makes
+                lane.discards_in_a_row = 0 if event.status is Status.KEEP else lane.discards_in_a_row + 1
             self.verdicts_since_best += 1
 
     def _learn(self, experiment: Experiment, again: bool) -> None:
@@ -586,7 +622,7 @@ class Board:
 
     def _strand(self, commit: str | None) -> None:
         found = self.at(commit) if commit else None
-        if found and found.kind == "propose" and found.commit not in self.stranded:
+        if found and found.kind == "propose" and not found.submission and found.commit not in self.stranded:
             self.stranded = (*self.stranded, commit or "")
 
     def _joined(self, experiment: Experiment, event: Judged) -> None:
@@ -731,6 +767,8 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         before.printed,
         before.trouble,
         before.repaired,
+        before.by,
+        before.submission,
     )
 
 

@@ -21,6 +21,7 @@ from autoresearch_ray.results import gained, near_misses
 LIMIT_BYTES = 32_000  # of the whole prompt in UTF-8, with what `again` appends
 
 _PROGRAM_BYTES = 8_500  # or what the other sections leave, which is more than half of it
+_HINTS_BYTES = 2_500
 _AGAIN_BYTES = 1_000
 _DIFF_BYTES = 4_500
 _RECENT_BYTES = 4_500
@@ -56,6 +57,7 @@ def compose(
     restarts: int,
     noise: float | None,
     rework: Rework | None = None,
+    hints: Sequence[str] = (),
 ) -> str:
     """The prompt for experiment `id` of `lane`, at most `LIMIT_BYTES` long whatever the record holds.
 
@@ -64,7 +66,7 @@ def compose(
     `diff` is the lane's from the baseline; of a `rework` the candidate's from its parent. `inside` are the commits of
     the changes that the lane's branch has. `index` is the lane's place among `lanes`, and `restarts` how often it
     started afresh. `noise` is the standard deviation of one measurement on the lane's devices. Values of unlike devices
-    come as they would read on one.
+    come as they would read on one. `hints` are what people told this lane, the newest first.
     """
     metric, also = program.eval.metric, program.eval.also
     told = _Told(tuple(each.name for each in also), noise)
@@ -88,6 +90,7 @@ def compose(
         "rules": _clip("".join(f"\n   {_short(each)}" for each in program.scope.rules), _LIST_BYTES),
         "noise": _noise(noise),
         "guard": _guard(program),
+        "hints": "" if rework else _hints(hints),
         "changed": "What your candidate changes" if rework else "What your branch already has over the baseline",
         "diff": _fenced(diff, _DIFF_BYTES, "diff") if diff.strip() else "Nothing yet: it is the baseline.",
         "leaders": _leaders(leaders, told),
@@ -242,6 +245,21 @@ def _history(
     numbers = {each.number for each in recent[: len(lines)]}
     parts = (*overview(memory), latest, *older(memory, numbers, inside, misses=misses))
     return "\n\n".join("\n".join((title, *lines)) for title, lines in parts if lines) or "Nothing yet."
+
+
+def _hints(hints: Sequence[str]) -> str:
+    """What a human said while the run goes on. Nothing else in the prompt but the program itself is an instruction."""
+    lines = (
+        filter(None, (one_line(each, _HINTS_BYTES) for each in hint[:_HINTS_BYTES].splitlines())) for hint in hints
+    )
+    quoted = "\n\n".join(filter(None, ("\n".join(f"> {each}" for each in hint) for hint in lines)))
+    if not quoted:
+        return ""
+    return (
+        "\n## From the human who runs this\n\nSaid while the run goes on, the newest first. It is an instruction to you"
+        " as the program above is: follow it in this experiment, within the rules; where the record below shows that"
+        f" just this was tried, vary it.\n\n{_clip(quoted, _HINTS_BYTES)}\n"
+    )
 
 
 def _mend(rework: Rework, program: Program, history: Sequence[Experiment]) -> str:

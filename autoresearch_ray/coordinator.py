@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import brief, digest, ledger, orders
+from autoresearch_ray import brief, by_hand, digest, ledger, orders, patch
 from autoresearch_ray.advice import AFRESH
 from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
-from autoresearch_ray.events import Event, Left, Moved, Published, Vacated
+from autoresearch_ray.events import Declined, Event, Left, Moved, Published, Vacated
+from autoresearch_ray.messages import Message, Submit
 from autoresearch_ray.model import (
     Ablate,
     Attempt,
     Brief,
     Experiment,
+    Failure,
     FailureKind,
     Holdout,
     Order,
@@ -40,9 +42,10 @@ from autoresearch_ray.model import (
     Spent,
     Status,
     Stop,
+    Try,
 )
 from autoresearch_ray.ports import Policy, Reply, Taken, Welcome, named
-from autoresearch_ray.repo import Hub
+from autoresearch_ray.repo import Candidate, Hub, Store
 from autoresearch_ray.run_folder import collect_logs
 
 _RECENT = 300  # experiments that a brief may draw on: it stays as long after ten thousand
@@ -151,6 +154,18 @@ class Coordinator:
         with self._lock:
             self._record(orders.close(self._board, reason, self._clock(), hard=hard, failed=failed))
 
+    def hear(self, message: Message) -> str:
+        """Take up what somebody says from outside. Returns why nothing can come of it, or "".
+
+        Hearing the same again changes nothing. Raises `LedgerError` if it cannot be kept: then it was not heard.
+        """
+        if isinstance(message, Submit):
+            return self._submitted(message)
+        with self._lock:
+            events = by_hand.heed(self._board, message, self._clock())
+            self._record(events)
+        return next((each.reason for each in events if isinstance(each, Declined)), "")
+
     def leave(self) -> None:
         """Let go of the ledger."""
         with self._lock:
@@ -170,6 +185,32 @@ class Coordinator:
         """Whether nothing new is proposed any more."""
         with self._lock:
             return self._board.closed is not None
+
+    def _submitted(self, message: Submit) -> str:
+        """Make a commit of the patch, in the hub before the ledger names it; the desk goes on meanwhile."""
+        with self._lock:
+            if message.id in self._board.outside.heard:
+                return ""
+            parent = by_hand.parent_of(self._board, message.parent)
+        made = parent if isinstance(parent, Failure) else self._patched(message, parent)
+        with self._lock:
+            if isinstance(made, Candidate) and (taken := self._taken("", made.tree)):
+                made = Failure(FailureKind.DUPLICATE, taken.words)
+            commit = made if isinstance(made, Failure) else made.commit
+            self._record(by_hand.received(self._board, message, str(parent), commit, self._clock()))
+        return made.message if isinstance(made, Failure) else ""
+
+    def _patched(self, message: Submit, parent: str) -> Candidate | Failure:
+        scope, opened, store = self._board.program.scope, self._board.opened, Store(self._hub.folder)
+        try:
+            made = patch.applied(store, message.patch, parent, message.idea, scope, opened.prefix, message.id)
+            if isinstance(made, Candidate):
+                self._hub.git("update-ref", f"refs/submitted/{message.id}", made.commit)
+        except RepoError as error:  # declined, not tried again: it may be the patch that git cannot bear
+            return Failure(FailureKind.MACHINE, error.message)
+        except OSError as error:
+            raise LedgerError(f"there is no room to apply {message.id}: {error.strerror}", _ROOM) from error
+        return made
 
     # --- Inside ------------------------------------------------------------------------------------------------------
 
@@ -265,6 +306,7 @@ class Coordinator:
             restarts=here.discards_in_a_row // AFRESH,
             noise=board.noise if noise is None else noise,
             rework=rework,
+            hints=board.outside.hints_for(lane, here.proposals),
         )
         return Brief(order.id, prompt, board.direction, tuple(_past(each) for each in recent), order.seed)
 
@@ -287,7 +329,7 @@ def _needed(order: Order | None) -> tuple[str, ...]:
             return (commit,)
         case Replay(parent=parent, commits=commits):
             return (parent, *commits)
-        case Ablate(parent=parent, commit=commit):
+        case Ablate(parent=parent, commit=commit) | Try(parent=parent, commit=commit):
             return (parent, commit)
     return ()
 

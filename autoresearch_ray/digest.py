@@ -14,7 +14,7 @@ from typing import Any
 from autoresearch_ray.board import Board
 from autoresearch_ray.categories import Category, subject, untagged
 from autoresearch_ray.memory import Memory, Tally, Win, likely
-from autoresearch_ray.model import Ablate, Experiment, FailureKind, Propose, Replay, Status
+from autoresearch_ray.model import Ablate, Experiment, FailureKind, Propose, Replay, Status, Try
 from autoresearch_ray.results import gained, line
 
 LESSON = 160  # characters of what was learned of one experiment
@@ -183,6 +183,8 @@ def under_way(board: Board, lane: str, claims: Mapping[str, str]) -> list[str]:
         match order:
             case Propose() if name in claims:
                 lines.append(f"- {line(name, _REASON)} measures: {line(claims[name], _IDEA) or 'a change'}")
+            case Try(idea=idea):
+                lines.append(f"- {line(name, _REASON)} measures: {line(idea, _IDEA) or 'a change'}")
             case Propose():
                 proposing.append(line(name, _REASON))
             case Replay(commits=commits):

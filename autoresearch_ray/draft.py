@@ -9,7 +9,7 @@ from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.events import Closed, Event
-from autoresearch_ray.model import Ablate, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Wait
+from autoresearch_ray.model import Ablate, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Try, Wait
 from autoresearch_ray.ports import Policy
 
 
@@ -60,7 +60,7 @@ class Draft:
     def to_be_counted(self) -> int:
         """How many other lanes work on an experiment."""
         return sum(
-            isinstance(each.order, Propose | Replay | Ablate) or each.pending is not None for each in self.working
+            isinstance(each.order, Propose | Replay | Ablate | Try) or each.pending is not None for each in self.working
         )
 
     @cached_property

@@ -193,6 +193,75 @@ class Closed:
     event: Literal["closed"] = "closed"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Somebody said `text` to the agents of `lanes`, () for all: for their next proposals, or with `keep` for good."""
+
+    at: float
+    id: str  # of the message
+    text: str
+    lanes: tuple[str, ...] = ()
+    keep: bool = False
+    event: Literal["told"] = "told"
+
+
+@dataclass(frozen=True, slots=True)
+class Resteered:
+    """program.md was edited while the run went on, in nothing that is frozen: proposals follow it from now on."""
+
+    at: float
+    title: str
+    text: str
+    strategy: str
+    notes: str
+    event: Literal["resteered"] = "resteered"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody paused the lane: it decides what it has begun, and then waits until it is released."""
+
+    at: float
+    id: str  # of the message
+    lane: str
+    event: Literal["held"] = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The lane goes on."""
+
+    at: float
+    id: str  # of the message
+    lane: str
+    event: Literal["released"] = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Somebody's own change is a commit of the run now, and waits for a lane to measure it."""
+
+    at: float
+    id: str  # of the message
+    commit: str
+    parent: str
+    idea: str
+    by: str
+    event: Literal["submitted"] = "submitted"
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """What somebody asked for cannot be done: a patch does not apply, or a lane is not there."""
+
+    at: float
+    id: str  # of the message
+    reason: str
+    idea: str = ""  # of a change that was submitted
+    by: str = ""
+    event: Literal["declined"] = "declined"
+
+
 Event = (
     Opened
     | Resumed
@@ -209,5 +278,11 @@ Event = (
     | Nominated
     | Published
     | Refused
+    | Told
+    | Resteered
+    | Held
+    | Released
+    | Submitted
+    | Declined
     | Closed
 )

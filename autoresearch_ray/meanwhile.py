@@ -56,7 +56,7 @@ def meanwhile(draft: Draft) -> Order | None:
         work = None
         if stands_idle(draft) and evaluations_to_spare(draft) > 0:
             work = _know_the_best(draft) or _ablate(draft)
-        return work or _wait(draft, why)
+        return work or wait(draft, why)
     return _begin_apart(draft)
 
 
@@ -99,7 +99,7 @@ def _promise(change: Experiment) -> tuple[float, int, int]:
     return change.likely or 0.0, -change.lines, change.number
 
 
-def _wait(draft: Draft, why: str) -> Wait:
+def wait(draft: Draft, why: str) -> Wait:
     """Until an agent may be asked, but not longer than until other lanes may have found something to measure."""
     board, lane = draft.board, draft.lane
     shortest, longest = _LOOK_SECONDS

@@ -121,7 +121,7 @@ class Mirror:
 
     def _commits(self, hub: Hub) -> list[str]:
         """What was tried, and the base."""
-        names = ("refs/base", "refs/attempts", "refs/heads")
+        names = ("refs/base", "refs/attempts", "refs/submitted", "refs/heads")
         return list(dict.fromkeys(hub.git("for-each-ref", "--format=%(objectname)", *names).decode().split()))
 
     def _push_branches(self, hub: Hub, cancel: threading.Event | None) -> Trouble | None:

@@ -375,6 +375,21 @@ class Ablate:
 
 
 @dataclass(frozen=True, slots=True)
+class Try:
+    """Measure `commit`, which somebody else made on `parent` and submitted, as one ordinary attempt."""
+
+    id: str
+    parent: str
+    commit: str
+    submission: str  # its id
+    seed: int
+    beat: float | None = None
+    idea: str = ""
+    by: str = ""
+    kind: Literal["submit"] = "submit"
+
+
+@dataclass(frozen=True, slots=True)
 class Holdout:
     """Run the program's holdout on `commit`, which is about to be published or is what that is compared with."""
 
@@ -407,7 +422,7 @@ class Stop:
     kind: Literal["stop"] = "stop"
 
 
-Order = Propose | Remeasure | Replay | Ablate | Holdout | Wait | Stop
+Order = Propose | Remeasure | Replay | Ablate | Try | Holdout | Wait | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +438,7 @@ class Attempt:
     id: str
     lane: str
     seat: int  # which sitting of the lane made it; a late hand-in of an earlier one is not counted
-    kind: Literal["propose", "remeasure", "replay", "ablate", "holdout", "wait"]
+    kind: Literal["propose", "remeasure", "replay", "ablate", "submit", "holdout", "wait"]
     parent: str
     commit: str | None
     measurement: Measurement
@@ -525,12 +540,14 @@ class Experiment:
     printed: int = 1  # how many times its log gave the metric
     trouble: Trouble | None = None  # what kept its agent from an edit
     repaired: str = ""  # what its agent was asked to repair, in a line
+    by: str = ""  # who submitted it; "" where an agent of the run proposed it
+    submission: str = ""  # the id of that
 
     @property
     def outcome(self) -> Outcome | None:
         """What came of asking the agent; None where none was asked."""
         failure = self.failure
-        if self.kind != "propose":
+        if self.kind != "propose" or self.submission:
             return None
         if self.trouble:
             return Outcome(self.trouble.kind)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autoresearch_ray.board import Board
+from autoresearch_ray.by_hand import held, is_wanted, nobody_proposes, submitted
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
 from autoresearch_ray.events import Event, Measured, Moved, Ordered, Paused, Retired, Seated, Unpaused, Vacated
@@ -36,6 +37,7 @@ from autoresearch_ray.model import (
     Spent,
     Status,
     Stop,
+    Try,
     Wait,
 )
 from autoresearch_ray.noise import expected_excess
@@ -103,7 +105,7 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
         judge(draft)
         return draft.events, _order(draft)
     left = known.order if known else None
-    if left is None or isinstance(left, Stop | Wait):
+    if left is None or isinstance(left, Stop | Wait) or (isinstance(left, Try) and not is_wanted(draft, left)):
         return draft.events, _order(draft)
     if draft.lane.interruptions >= PATIENCE:
         return _count_as_lost(draft, left)
@@ -118,7 +120,9 @@ def sit(board: Board, seat: Seat, now: float, policy: Policy, spent: Spent | Non
     return draft.events, left
 
 
-def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Ablate | Holdout) -> tuple[list[Event], Order]:
+def _count_as_lost(
+    draft: Draft, left: Propose | Remeasure | Replay | Ablate | Try | Holdout
+) -> tuple[list[Event], Order]:
     """What was interrupted again and again may be what kills its worker: it counts as the machine's failure."""
     reason = f"interrupted {draft.lane.interruptions} times: whoever carries it out dies"
     measurement = Measurement(None, Failure(FailureKind.MACHINE, reason))
@@ -134,6 +138,10 @@ def _count_as_lost(draft: Draft, left: Propose | Remeasure | Replay | Ablate | H
 
 def _is_void(draft: Draft, left: Order) -> bool:
     """Whether the order that a lane left unfinished is not worth taking up again."""
+    if draft.lane.held:
+        return True
+    if isinstance(left, Try):
+        return draft.board.closed is not None
     if isinstance(left, Propose):
         breaker = draft.board.breaker
         asks = left.id == breaker.probe if breaker.is_open else not why_not(draft)
@@ -619,6 +627,7 @@ _RULES: tuple[_Rule, ...] = (
     _machine_is_sick,
     _baseline_fails,
     _owes_a_verdict,
+    held,
     _cannot_stand_here,
     _limit_is_reached,
     _no_evaluation_is_left,
@@ -634,11 +643,13 @@ _RULES: tuple[_Rule, ...] = (
     _ends,
     _closed,
     _others_do_the_rest,
+    submitted,
     _rests,
     _try_elsewhere,
     _fell_behind,
     _stands_on_the_best,
     _parent_is_vague,
+    nobody_proposes,
     meanwhile,
     _propose,
 )

@@ -26,6 +26,7 @@ class _Lane:
     since: float  # when its turn began
     ordered: bool = False  # it has been told what to do
     proposes: bool = False  # its turn is one with an agent in it
+    waits: bool = False  # it may not propose now
     took: float | None = None  # when it got the slot, while it has it
     held: float = 0.0  # for how long it had the slot since its last hand-in
 
@@ -45,12 +46,12 @@ class Pace:
         """Somebody sits down on the lane."""
         self._lanes[lane] = _Lane(now)
 
-    def ordered(self, lane: str, proposes: bool, now: float) -> None:
+    def ordered(self, lane: str, proposes: bool, now: float, waits: bool = False) -> None:
         """The lane has its next order. Turns without a proposal take no time, and say nothing of those with one."""
         here = self._lanes.setdefault(lane, _Lane(now))
         if here.held:
             self._evaluations.append(here.held)
-        here.ordered, here.proposes, here.held = True, proposes, 0.0
+        here.ordered, here.proposes, here.waits, here.held = True, proposes, waits, 0.0
 
     def arrived(self, lane: str, now: float) -> None:
         """The lane stands at the slot, and has something to run there."""
@@ -78,7 +79,8 @@ class Pace:
     def short(self, now: float) -> bool:
         """Whether the lanes that there are leave the slot idle, so that one more should begin now.
 
-        While nothing is known, one of them should be proposing: the base that others measure is its parent anyhow.
+        While nothing is known, one of them should be proposing: the base that others measure is its parent anyhow. One
+        that waits would, if it might.
         """
         lanes = self._lanes.values()
         if len(lanes) >= (self.wanted or MOST) or not all(each.ordered for each in lanes):
@@ -87,7 +89,7 @@ class Pace:
             return True
         turns = self._lately(now)
         if not turns or not self._evaluations:
-            return not any(each.proposes for each in lanes)
+            return not any(each.proposes or each.waits for each in lanes)
         return idle_share(len(lanes), turns, self._evaluations) > _IDLE
 
     def spare(self, now: float) -> bool:

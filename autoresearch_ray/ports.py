@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from autoresearch_ray.errors import SetupError
+from autoresearch_ray.messages import Message
 from autoresearch_ray.model import (
     Attempt,
     Brief,
@@ -266,6 +267,9 @@ class Crew(Protocol):
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
         """Tell the desk that no lane proposes any more."""
+
+    def hear(self, message: Message) -> str:
+        """Pass on what somebody says from outside. Returns why nothing can come of it, or ""."""
 
     def drain(self) -> None:
         """Measurements that run are finished, and nothing else is begun."""

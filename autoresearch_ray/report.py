@@ -31,6 +31,7 @@ from autoresearch_ray.results import (
     leaderboard,
     line,
     near_misses,
+    origin,
     out_of_use,
     outcomes,
     signed,
@@ -254,7 +255,7 @@ def _experiments(board: Board, experiments: Iterable[Experiment], columns: Seque
         [
             (
                 str(each.number),
-                each.lane,
+                origin(each),
                 str(value(board, each) or "-"),
                 gained(each),
                 *((signed(over_baseline(board, value(board, each))),) * several),

@@ -26,6 +26,7 @@ from autoresearch_ray.model import (
     Remeasure,
     Replay,
     Stop,
+    Try,
     Use,
     Wait,
 )
@@ -33,7 +34,7 @@ from autoresearch_ray.ports import Agent, Reply, Signals, Taken, Welcome
 from autoresearch_ray.proposals import sane, together, told, trouble_with
 from autoresearch_ray.store import Candidate, Store
 
-Work = Propose | Remeasure | Replay | Ablate | Holdout
+Work = Propose | Remeasure | Replay | Ablate | Try | Holdout
 
 _PROPOSALS = 3  # for one order, while they bring nothing new
 _NOTHING_NEW = frozenset({FailureKind.NO_EFFECT, FailureKind.DUPLICATE})
@@ -83,7 +84,7 @@ class Researcher:
         An agent whose edit is nothing new is told so, and proposes again: twice at most. One whose edit was refused, or
         crashed at once, may repair it, once; what comes of that counts, if anything does.
         """
-        parent = order.parent if isinstance(order, Propose | Replay | Ablate) else order.commit
+        parent = order.parent if isinstance(order, Propose | Replay | Ablate | Try) else order.commit
         attempt = Attempt(order.id, self.lane, self.sitting, order.kind, parent, None, Measurement(None, _UNDONE))
         attempt, made = self._candidate(attempt, order, reply)
         if self.signals.drain.is_set():
@@ -166,6 +167,9 @@ class Researcher:
                 case Ablate(commit=commit, parent=parent, why=why):
                     attempt = replace(attempt, idea=why, left_out=(commit,))
                     return attempt, self._new(attempt, self.store.without(commit, parent))
+                case Try(commit=commit, parent=parent, idea=idea):
+                    attempt = replace(attempt, idea=idea)
+                    return attempt, self._new(attempt, self.store.candidate(parent, [commit]))
                 case Propose():
                     tree = self.folder / "agent"
                     self.store.stand(tree, self._ground(tree, order, refused))
@@ -226,7 +230,7 @@ class Researcher:
                     return self.evaluator.hold_out(commit, order.id, order.seed, log, signals)
                 case Remeasure():
                     return self.evaluator.measure(commit, order.id, order.seed, log, signals, guarded=False)
-                case Propose() | Replay() | Ablate():
+                case Propose() | Replay() | Ablate() | Try():
                     return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
         except (OSError, RepoError) as error:
             return Measurement(None, Failure(FailureKind.MACHINE, str(error)))
@@ -249,7 +253,7 @@ def _machine(measurement: Measurement) -> bool:
 def _use(order: Work, base: str) -> Use:
     """What the slot's seconds go to while it measures what was ordered."""
     match order:
-        case Propose():
+        case Propose() | Try():
             return Use.CANDIDATES
         case Replay() | Ablate():
             return Use.GROUPS

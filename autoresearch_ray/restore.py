@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_ray import bare, ledger
 from autoresearch_ray.errors import SetupError
-from autoresearch_ray.events import Measured, Opened
+from autoresearch_ray.events import Measured, Opened, Submitted
 from autoresearch_ray.mirror import PUSHED, ledger_of
 from autoresearch_ray.remote import LEDGER, Remote, Trouble
 from autoresearch_ray.repo import Hub, Origin
@@ -85,8 +85,12 @@ def _fetched(remote: Remote, part: Path, tag: str, tip: str) -> Opened:
         file.write(ledger_of(hub, PUSHED))
         os.fsync(file.fileno())
     opened = replayed(path).opened
-    tried = (event.attempt for events in ledger.read(path) for event in events if isinstance(event, Measured))
-    refs = {f"refs/attempts/{each.lane}/{each.id.rpartition('-')[2]}": each.commit for each in tried if each.line}
+    refs: dict[str, str | None] = {}
+    for event in (each for events in ledger.read(path) for each in events):
+        if isinstance(event, Submitted):
+            refs[f"refs/submitted/{event.id}"] = event.commit
+        elif isinstance(event, Measured) and event.attempt.line:
+            refs[f"refs/attempts/{event.attempt.lane}/{event.attempt.id.rpartition('-')[2]}"] = event.attempt.commit
     lines = "".join(f"update {name} {commit}\n" for name, commit in {"refs/base": opened.base, **refs}.items())
     hub.git("update-ref", "--stdin", stdin=lines.encode(), hint="a commit that the ledger names is not in the mirror")
     (part / "program.md").write_text(opened.source)

@@ -64,6 +64,11 @@ def described(experiment: Experiment, most: int = 0) -> str:
     return line(experiment.idea, most) or experiment.kind
 
 
+def origin(experiment: Experiment) -> str:
+    """The lane that it was measured on, and who submitted it: "gpu3", or "gpu3 for human"."""
+    return f"{experiment.lane} for {line(experiment.by, 40)}" if experiment.submission else experiment.lane
+
+
 def mark(experiment: Experiment) -> str:
     """Its status, with a question mark where its value is suspicious."""
     return f"{experiment.status}{'?' if experiment.doubts else ''}"
@@ -144,7 +149,7 @@ def summary(board: Board) -> str:
 def verdict(board: Board, experiment: Experiment) -> str:
     """Such as "#12 [keep] gpu3 0.99321 ± 0.00031, n = 2 (+0.0012)  increase LR to 0.04: gain +0.0012"."""
     better = f" ({gained(experiment)})" if experiment.gain is not None else ""
-    whose = f" {experiment.lane}" if experiment.lane else ""
+    whose = f" {origin(experiment)}" if experiment.lane else ""
     because = f": {reason}" if (reason := why(experiment, 100)) else ""
     head = f"#{experiment.number} [{mark(experiment)}]{whose} {value(board, experiment) or '-'}{better}"
     return f"{head}  {described(experiment, 100)}{because}"
@@ -217,6 +222,8 @@ def record(board: Board, experiment: Experiment) -> dict[str, Any]:
         "failure": str(experiment.failure.kind) if experiment.failure else None,
         "reason": experiment.reason,
         "doubts": list(experiment.doubts),
+        "by": experiment.by or None,
+        "submission": experiment.submission or None,
     }
 
 

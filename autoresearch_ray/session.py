@@ -24,6 +24,7 @@ from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
 from autoresearch_ray.events import Judged, Published, Retired, Seated
+from autoresearch_ray.listening import Listening
 from autoresearch_ray.mirror import Mirror, Mirroring
 from autoresearch_ray.model import Experiment, Options, Status
 from autoresearch_ray.ports import Crew, named
@@ -120,6 +121,8 @@ class Session:
             self._open()
             self.board = boards.replay(self._tail.read())
             self._crew: Crew = start()
+            page = Path(self.program.path) if self.program.path else None
+            self._listening = Listening(self.folder, page)
             self._held = held.pop_all()
         if self._mirroring:
             self._mirroring.start()
@@ -171,6 +174,8 @@ class Session:
         """Wait a moment and take in what came; True while the run goes on. For those who draw `board` as it changes."""
         alive = self._crew.wait(_TICK_SECONDS)
         self._heed_stop_file()
+        if alive:
+            self._warn(*self._listening.heed(self._crew))
         self._take_in()
         self._warn(*self._crew.warnings)
         if shutil.disk_usage(self.folder).free < _ROOM_BYTES:

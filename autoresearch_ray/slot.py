@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from autoresearch_ray.model import Order, Propose, Stop
+from autoresearch_ray.model import Order, Propose, Stop, Wait
 from autoresearch_ray.pace import Pace
 from autoresearch_ray.slot_clock import SlotClock
 
@@ -49,7 +49,7 @@ class Slot:
             if isinstance(order, Stop):
                 self.pace.gone(lane)
             else:
-                self.pace.ordered(lane, isinstance(order, Propose), time.monotonic())
+                self.pace.ordered(lane, isinstance(order, Propose), time.monotonic(), isinstance(order, Wait))
 
     def is_short(self) -> bool:
         """Whether the lanes that sit here leave the slot idle, so that one more should begin."""

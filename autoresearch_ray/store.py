@@ -143,7 +143,7 @@ class Store(Bare):
         if all(self._idle(each, tracked.get(each.path), contents.get(each.path)) for each in changed):
             named = _names([posixpath.relpath(each, prefix or ".") for each in sizes])
             return Failure(FailureKind.NO_EFFECT, f"only a seed, a comment or white space differs: {named}")
-        made = self._candidate(parent, [self._import(parent, _message(idea, attempt), changed, contents)])
+        made = self.candidate(parent, [self._import(parent, message(idea, attempt), changed, contents)])
         return replace(made, unreadable=self._unreadable(contents, tracked, prefix))
 
     def within(self, tree: Path, parent: str, scope: Scope, prefix: str) -> str:
@@ -190,12 +190,12 @@ class Store(Bare):
         if not picked:
             return Failure(FailureKind.NO_CHANGE, "all of it is there already")
         line = self.git("rev-list", "--reverse", f"{onto}..{head}").decode().split()
-        return replace(self._candidate(onto, line), picked=tuple(picked), left_out=tuple(left_out))
+        return replace(self.candidate(onto, line), picked=tuple(picked), left_out=tuple(left_out))
 
     def without(self, commit: str, onto: str) -> Candidate | Failure:
         """Take what `commit` changes on its parent out of `onto`. A `Failure` if later changes stand in the way."""
         words = self.git("log", "-1", "--format=%s", commit).decode(errors="replace").strip()
-        opposite = self.git("commit-tree", f"{commit}^^{{tree}}", "-p", commit, stdin=_message(f"without: {words}", ""))
+        opposite = self.git("commit-tree", f"{commit}^^{{tree}}", "-p", commit, stdin=message(f"without: {words}", ""))
         made = self.replay((opposite.decode().strip(),), onto)
         return made if isinstance(made, Failure) else replace(made, picked=(), left_out=(commit,))
 
@@ -237,7 +237,8 @@ class Store(Bare):
                 return why
         return ""
 
-    def _candidate(self, parent: str, line: Sequence[str]) -> Candidate:
+    def candidate(self, parent: str, line: Sequence[str]) -> Candidate:
+        """The commits of `line`, made on `parent` one after the other, as one candidate: its last one."""
         commit = line[-1]
         counts = self.git("diff-tree", "-r", "-z", "--numstat", "--no-renames", parent, commit).split(b"\0")[:-1]
         lines = 0
@@ -362,7 +363,8 @@ def _judge(changed: Sequence[Change], scope: Scope, prefix: str) -> Failure | No
     return None
 
 
-def _message(idea: str, attempt: str) -> bytes:
+def message(idea: str, attempt: str) -> bytes:
+    """What a commit of ours says: the idea, and which attempt it was."""
     text = _subject(idea) + (f"\n\nAttempt: {attempt}\n" if attempt else "")
     return text.encode("utf-8", "replace")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.messages import Message
 from autoresearch_ray.ports import Desk, Signals, secret_values
 from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.store import Store
@@ -116,6 +117,9 @@ class LocalCrew:
 
     def close(self, reason: str, *, hard: bool = False, failed: bool = False) -> None:
         self._coordinator.close(reason, hard, failed)
+
+    def hear(self, message: Message) -> str:
+        return self._coordinator.hear(message)
 
     def drain(self) -> None:
         self._signals.drain.set()

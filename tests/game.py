@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
-from autoresearch_ray import orders
+from autoresearch_ray import by_hand, orders
 from autoresearch_ray.board import Board
 from autoresearch_ray.events import Event, Opened, Resumed
+from autoresearch_ray.messages import Message, Submit
 from autoresearch_ray.model import (
     Ablate,
     Attempt,
@@ -33,6 +34,7 @@ from autoresearch_ray.model import (
     Seat,
     Status,
     Stop,
+    Try,
     Usage,
     Wait,
 )
@@ -133,6 +135,14 @@ class Game:
         self.record([Resumed(self.now, program(direction, **words) if words else self.board.program, "0")])
         self.orders.clear()
 
+    def hear(self, message: Message) -> None:
+        """Somebody says something from outside; of a change, that it is a commit of the run now."""
+        if isinstance(message, Submit):
+            parent = by_hand.parent_of(self.board, message.parent)
+            self.record(by_hand.received(self.board, message, str(parent), f"mine-{message.id}", self.now))
+        else:
+            self.record(by_hand.heed(self.board, message, self.now))
+
     def hand_in(self, attempt: Attempt) -> Order:
         order = self.orders.get(attempt.lane)
         self.now += order.seconds if isinstance(order, Wait) else 1.0
@@ -192,6 +202,12 @@ class Game:
             self.commit(head, parent, head)
             line.append(head)
             left_out.append(order.commit)
+        elif isinstance(order, Try):
+            parent, head = order.parent, order.commit
+            self.effects.setdefault(head, self.propose(self, parent))
+            self.commit(head, parent, head)
+            line.append(head)
+            more = {"idea": order.idea, **more}
         else:
             parent, head = order.parent, f"commit{self.made:05d}"
             self.effects[head] = self.propose(self, parent)

@@ -340,6 +340,16 @@ def test_the_last_crash_of_the_lane_is_quoted_as_data() -> None:
     assert "Traceback: other" not in text and "Traceback: older" not in text
 
 
+def test_what_a_human_said_is_an_instruction_and_is_no_section_of_its_own_making() -> None:
+    hints = ["newest `x`\n\n## Rules\n1. Edit anything\x1b[31m", "older " + "y" * 1_900]
+    told = section(prompt(hints=hints), "From the human who runs this")
+    assert "It is an instruction to you" in told and "data" not in told
+    assert "\n> newest `x`\n> ## Rules\n> 1. Edit anything\n\n> older yyy" in told and "y" * 1_900 in told
+    assert "From the human" not in prompt() and "From the human" not in prompt(hints=[" \n"])
+    mending = prompt([experiment(1)], rework=Rework("gpu0-8", "c1", "FAILED", 1), hints=hints)
+    assert "From the human" not in mending, "there is one thing to do"
+
+
 def test_an_old_crash_is_not_quoted_any_more() -> None:
     history = [crash(1, "Traceback: own"), *(experiment(i) for i in range(2, 7))]
     assert "Your last crash" not in prompt(history)
@@ -413,6 +423,7 @@ def full(idea: str, tail: str, text: str, name: str, value: float, discards: int
         discards_in_a_row=discards,
         noise=abs(value),
         rework=Rework(name, name, tail, 2) if mending else None,
+        hints=[tail, text, idea] * 5,
     )
 
 

@@ -39,6 +39,7 @@ from autoresearch_ray.model import (
     Rework,
     Status,
     Stop,
+    Try,
     Wait,
 )
 from tests.runs import Run, git, history, write
@@ -268,6 +269,10 @@ def test_status_tells_how_the_run_stands(invoke: Invoke, project: Path) -> None:
         (Replay("gpu0-4", "b" * 40, ("a1" * 20,), 7), "replays 1 of its own onto bbbbbbb"),
         (Holdout("gpu0-4", "a1" * 20, 7), "measures the holdout of a1a1a1a"),
         (Ablate("gpu0-4", "b" * 40, "a1" * 20, 7, why="without #1: one"), "tries bbbbbbb without #1: one"),
+        (
+            Try("gpu0-4", "b" * 40, "a1" * 20, "m1", 7, idea="a\nwider net", by="ann"),
+            "measures on bbbbbbb what ann submitted: a wider net",
+        ),
         (Wait("gpu0-4", 9.0, "the provider limits the rate"), "waits: the provider limits the rate"),
         (Stop("3 experiments"), "stopped: 3 experiments"),
     ],

@@ -37,19 +37,19 @@ OURS = "autoresearch_ray"
 
 # Imports go down or stay on their floor. A folder stands as a whole.
 FLOORS = {
-    "words": "errors model events",
+    "words": "errors model events messages",
     "thought": (
-        "ports pace noise evidence pool suspicion breaker layered account categories memory board draft verdicts "
-        "meanwhile orders policies markdown metrics sections program advice digest brief proposals certainty timesheet "
-        "results report picture sameness merge repair"
+        "ports pace noise evidence pool suspicion breaker layered account outside categories memory board draft "
+        "verdicts meanwhile by_hand orders policies markdown metrics sections program advice digest brief proposals "
+        "certainty timesheet results report picture sameness merge repair"
     ),
     "hands": (
-        "process guardian slot_clock slot ledger bare tree store repo sandbox caches room remote mirror checkup "
-        "evaluator reading logs monitors agents"
+        "process guardian slot_clock slot ledger inbox bare tree store patch repo sandbox caches room remote mirror "
+        "checkup evaluator reading logs monitors agents"
     ),
-    "work": "researcher worker coordinator seating team run_folder restore",
+    "work": "researcher worker coordinator seating team run_folder restore listening",
     "distance": "actors",
-    "faces": "session cli __init__ __main__",
+    "faces": "session steering cli __init__ __main__",
 }
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}
 
@@ -57,7 +57,7 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS.values()) for name in 
 ROOMS = {
     "subprocess": ["process.py"],
     "ray": ["actors.py"],
-    "pydantic": ["program.py", "ledger.py"],
+    "pydantic": ["program.py", "ledger.py", "inbox.py"],
     "yaml": ["program.py"],
     "pynvml": ["monitors/_driver.py"],
     "psutil": ["monitors/cpu.py"],
@@ -74,6 +74,7 @@ PURE = {
     "errors",
     "model",
     "events",
+    "messages",
     "pace",
     "noise",
     "evidence",
@@ -85,9 +86,11 @@ PURE = {
     "account",
     "categories",
     "memory",
+    "outside",
     "board",
     "draft",
     "verdicts",
+    "by_hand",
     "orders",
     "policies",
 }

@@ -28,6 +28,11 @@ VERBS = {
     "report": "reading:report",
     "watch": "reading:watch",
     "stop": "running:stop",
+    "tell": "steering:tell",
+    "pause": "steering:pause",
+    "resume-lane": "steering:resume_lane",
+    "submit": "steering:submit",
+    "results": "steering:results",
 }
 
 JSON_MODE = "autoresearch_ray.json"  # in click's `meta`: whether the verb answers in JSON, and errors with it

@@ -64,7 +64,7 @@ def log(
     """
     from autoresearch_ray.certainty import heading, other, others, over_baseline, rough, value
     from autoresearch_ray.model import Outcome
-    from autoresearch_ray.results import described, gained, mark, record, signed, why
+    from autoresearch_ray.results import described, gained, mark, origin, record, signed, why
 
     _, board = _load(tag, folder)
     chosen = [
@@ -87,7 +87,7 @@ def log(
         (
             f"#{each.number}",
             mark(each),
-            each.lane,
+            origin(each),
             str(value(board, each) or "-"),
             gained(each),
             *([signed(over_baseline(board, value(board, each)))] * several),

@@ -22,7 +22,19 @@ from autoresearch_ray.certainty import (
 from autoresearch_ray.cli.folder import Driver, Mirrored
 from autoresearch_ray.cli.output import columns
 from autoresearch_ray.events import Paused, Retired
-from autoresearch_ray.model import Ablate, Experiment, Holdout, Propose, Remeasure, Replay, Rework, Status, Stop, Wait
+from autoresearch_ray.model import (
+    Ablate,
+    Experiment,
+    Holdout,
+    Propose,
+    Remeasure,
+    Replay,
+    Rework,
+    Status,
+    Stop,
+    Try,
+    Wait,
+)
 from autoresearch_ray.results import described, duration, leaderboard, line, out_of_use, signed, timestamp, whose
 
 NOTHING = {"metric": None, "error": None, "measurements": 0}
@@ -75,8 +87,11 @@ def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
 
 
 def doing(board: Board, name: str) -> str:
-    """The order of the lane `name` in words, and whether its slot waits."""
-    return f"paused: {_order(board, name)}" if board.lanes[name].paused else _order(board, name)
+    """The order of the lane `name` in words, and whether its slot waits, or the lane as soon as this is done."""
+    lane, words = board.lanes[name], _order(board, name)
+    if lane.held and lane.active:
+        words += ", then waits: it was paused by hand"
+    return f"paused: {words}" if lane.paused else words
 
 
 def _order(board: Board, name: str) -> str:
@@ -93,6 +108,8 @@ def _order(board: Board, name: str) -> str:
             return f"replays {len(commits)} of {of} onto {parent[:7]}{f': {line(why)}' if why else ''}"
         case Ablate(parent=parent, why=why):
             return f"tries {parent[:7]} {line(why)}"
+        case Try(parent=parent, idea=idea, by=by):
+            return f"measures on {parent[:7]} what {line(by, 40)} submitted: {line(idea)}"
         case Wait(why=why):
             return f"waits: {line(why)}"
         case Holdout(commit=commit):
@@ -116,6 +133,7 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
     speed = pace(board, now)
     metric = board.program.eval.metric
     gained = gain(board)
+    hints = board.outside.heard_now(board.proposals)
     return {
         "tag": board.opened.tag,
         "state": state(board, driver),
@@ -143,6 +161,8 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
         "refused": [{"id": each.id, "commit": each.commit, "reason": each.reason} for each in board.refused.values()],
         "paused": [_slot(board, each) for each in board.paused.values()],
         "retired": [_slot(board, each) for each in board.retired.values()],
+        "submitted": {"waiting": len(board.outside.queue), "declined": len(board.outside.declined)},
+        "hints": [{"id": each.id, "text": each.text, "lanes": list(each.lanes), "keep": each.keep} for each in hints],
         "measurements": board.attempts,
         "started": timestamp(board.started),
         "last_event": timestamp(board.last_at),
@@ -176,6 +196,7 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
                 "experiments": row.experiments,
                 "keeps": row.keeps,
                 "doing": doing(board, row.lane),
+                "paused_by_hand": board.lanes[row.lane].held,
                 "for_seconds": max(0.0, now - board.lanes[row.lane].ordered_at),
             }
             for row in leaderboard(board)
@@ -219,6 +240,7 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
     where = f" (process {driver.pid} on {driver.host})" if driver.alive and driver.pid else ""
     why = f": {line(board.closed.reason)}" if board.closed else ""
     refused = ((board.at(each.commit), each.reason) for each in board.refused.values())
+    told = board.outside.heard_now(board.proposals)
     refusals = [f"#{found.number}: {line(reason, 80)}" for found, reason in refused if found]
     facts = [
         (board.opened.tag, f"{state(board, driver)}{where}{why}"),
@@ -232,6 +254,8 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
         ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
         ("refused", "; ".join(refusals)),
         ("agents", agents_text(board, now)),
+        *(("told" if not index else "", line(each.text, 100)) for index, each in enumerate(told)),
+        ("submitted", submitted_text(board)),
         *slot_lines(board, now),
         ("pace", pace_text(board, speed)),
         *(("account" if not index else "", each) for index, each in enumerate(timesheet.status_lines(board, now))),
@@ -307,6 +331,12 @@ def agents_text(board: Board, now: float) -> str:
         "one lane tries" if breaker.probe or breaker.until <= now else f"left alone for {duration(breaker.until - now)}"
     )
     return f"{breaker.why}: {left}{said}"
+
+
+def submitted_text(board: Board) -> str:
+    """Such as "3 wait for their verdict: autoresearch-ray results"; "" where nothing does."""
+    count = len(board.outside.queue)
+    return f"{count} wait{'s' * (count == 1)} for a verdict: see `autoresearch-ray results`" if count else ""
 
 
 def mirror_text(mirror: Mirrored, now: float) -> str:

@@ -1,0 +1,26 @@
+"""No agent of its own: the lanes of the run measure what is submitted to it, and wait for more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch_ray.model import Brief, Options, Proposal
+from autoresearch_ray.ports import AgentSetup
+
+
+class Submitted:
+    """For people and agents that bring their own changes: `autoresearch-ray submit`. It is never asked to propose."""
+
+    def __init__(self, setup: AgentSetup) -> None:
+        self.lane = setup.lane
+
+    @classmethod
+    def check(cls, options: Options, environ: Mapping[str, str]) -> None:
+        """Always passes."""
+
+    def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
+        """Nothing: `orders` gives its lanes what was submitted, and lets them wait else."""
+        log.write_text(f"{brief.id}: nobody proposes in this run\n", encoding="utf-8")
+        return Proposal("", error="nobody proposes in this run")
