@@ -7,7 +7,6 @@ parse command that runs on the base commit's files, so nothing that a candidate 
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,8 @@ from autoresearch_ray.room import Inside, Rooms
 from autoresearch_ray.sandbox import Sandbox
 from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
+
+_LARGEST = 1e100  # of a number that is compared: its square, and sums of such, are finite
 
 
 class _DrainedError(Exception):
@@ -326,7 +327,7 @@ class Evaluator:
             if value is None:
                 said = f"found {text.strip()[:80]!r}" if text.strip() else "found nothing"
                 return Failure(FailureKind.NO_METRIC, f"no number for {name!r} in the log: {said}", tail)
-            if not math.isfinite(value):
+            if not abs(value) <= _LARGEST:  # nor if it is no number at all
                 return Failure(FailureKind.NOT_FINITE, f"{name} is {value}", tail)
             values[name] = value
         value = values.pop(metric)

@@ -122,6 +122,7 @@ def test_secrets_and_injections_pass_only_by_name(name: str) -> None:
         ("print('all is well')", FailureKind.NO_METRIC, "all is well"),
         ("print('loss: nan')", FailureKind.NOT_FINITE, "nan"),
         ("print('loss: -inf')", FailureKind.NOT_FINITE, "inf"),
+        ("print('loss: 1e160')", FailureKind.NOT_FINITE, "1e160"),
         ("raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", FailureKind.OOM, "allocate"),
         ("raise RuntimeError('CUDA error: uncorrectable ECC error encountered')", FailureKind.MACHINE, "ECC"),
         ("import time; print('start', flush=True); time.sleep(60)", FailureKind.TIMEOUT, "start"),
