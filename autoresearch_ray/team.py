@@ -132,5 +132,5 @@ class LocalCrew:
         try:
             self._team.finish()
         finally:
-            self._coordinator.leave()
             shutil.rmtree(self._scratch, ignore_errors=True)
+            self._coordinator.leave()

@@ -21,7 +21,7 @@ from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.checkup import Checkup
-from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
+from autoresearch_ray.errors import AgentError, GpuError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
 from autoresearch_ray.pace import Pace
@@ -213,16 +213,16 @@ class Worker:
         return self._ask(lambda: self.desk.claim(lane, id, tree, idea))
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """Ask the desk, and again while the head cannot write: what was measured is worth more than the time it takes.
+        """Ask the desk, and again while the head cannot write or its git fails: what was measured is worth the wait.
 
-        Raises the `LedgerError` in the end, or when the run is to stop.
+        Raises the `LedgerError` or `RepoError` in the end, or when the run is to stop.
         """
         deadline, pause = time.monotonic() + _ROOM_SECONDS, 0.5
         with self._clock.doing(Use.COORDINATOR):
             while True:
                 try:
                     return call()
-                except LedgerError:
+                except (LedgerError, RepoError):
                     if time.monotonic() > deadline or self.signals.drain.wait(pause):
                         raise
                 pause = min(2 * pause, 30.0)
