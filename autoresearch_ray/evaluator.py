@@ -83,16 +83,17 @@ class Evaluator:
     checkup: Checkup = field(default_factory=Checkup)
     walls: Sandbox | None = None
 
-    def set_up(self, halt: threading.Event) -> None:
+    def set_up(self, signals: Signals) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
 
         Then the guard, on the base: one that fails there would refuse every gain of the night. Raises `SetupError` with
-        the end of the log, or where something is not there that is to be kept.
+        the end of the log, or where something is not there that is to be kept. Nothing is done after a drain, which
+        a failure is for the other workers of the process: each would try the same once more.
         """
-        self._set_up(halt)
+        self._set_up(signals)
         self._rooms.check(self.store.entries(self.welcome.base))
 
-    def _set_up(self, halt: threading.Event) -> None:
+    def _set_up(self, signals: Signals) -> None:
         wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
         if not any(wanted.values()):
             return
@@ -100,7 +101,7 @@ class Evaluator:
         tree, log, done = self.shared / "tree", self.shared / "setup.log", self.shared / "done"
         with (self.shared / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if done.exists():
+            if done.exists() or signals.drain.is_set():
                 return
             self.store.checkout(tree, self.welcome.base)
             tracked = set(_entries(tree / self.welcome.prefix))
@@ -111,10 +112,11 @@ class Evaluator:
                 # The author's own command gets the user's home and the network; the guard what it will have later.
                 make = self._rooms.plain if what == "setup" else self._rooms.enter
                 inside = make(command, tree, {})
-                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, halt)
+                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, signals.halt)
                 if ended.why == "cancelled":
                     return
                 if ended.code != 0:
+                    signals.drain.set()
                     raise SetupError(
                         f"the program's {what} `{command}` ended with {ended.code}:\n{process.tail(log)}",
                         "run it by hand in a clean clone, then start again",

@@ -107,7 +107,9 @@ class Worker:
         self._clock = SlotClock(self.index, time.time())
         self._move_in()
         try:
-            self._evaluator.set_up(self.signals.halt)
+            self._evaluator.set_up(self.signals)
+            if self.signals.drain.is_set():
+                return
             options = self.welcome.program.options
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"

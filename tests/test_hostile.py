@@ -25,7 +25,7 @@ from autoresearch_ray import guardian
 from autoresearch_ray import tree as trees
 from autoresearch_ray.agents.command import Command
 from autoresearch_ray.model import Brief, Direction, FailureKind, Measurement, Options, Proposal
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, Signals
 from autoresearch_ray.sandbox import AgentWalls, sandbox
 from autoresearch_ray.store import Candidate
 from tests.conftest import Toy
@@ -322,7 +322,7 @@ class House:
         program = replace(evaluator.welcome.program, options=options)
         evaluator.welcome = replace(evaluator.welcome, program=program, folder=str(run))
         evaluator.walls, _ = sandbox(mode, self.environ, toy.folder)
-        evaluator.set_up(threading.Event())
+        evaluator.set_up(Signals())
         self.bench.store.secrets = (KEY.encode(),)
         self.lane = evaluator.folder / "gpu0"
         self.canary = folder / "canary"

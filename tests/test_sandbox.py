@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from autoresearch_ray.board import replay
 from autoresearch_ray.errors import AgentError, ProgramError, SetupError
 from autoresearch_ray.events import Seated
 from autoresearch_ray.model import FailureKind, Measurement, Options
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, Signals
 from autoresearch_ray.sandbox import AgentWalls, Sandbox, sandbox
 from tests.conftest import PROGRAM, Toy
 from tests.test_evaluator import Bench
@@ -189,7 +188,7 @@ def test_what_is_kept_is_there_by_its_name_whereever_it_lies(
         path.write_text("1")
     monkeypatch.setenv("HOME", str(home))
     one = bench(keep=("~/.cache/corpus", "data/deep", str(tmp_path / "c"), "made"), setup="mkdir made; echo 1 > made/d")
-    one.evaluator.set_up(threading.Event())
+    one.evaluator.set_up(Signals())
     paths = ["~/.cache/corpus/a", "~/.cache/autoresearch/e", "data/deep/b", str(tmp_path / "c"), "made/d"]
     look = f"from os.path import expanduser\nprint('loss:', sum(int(open(expanduser(p)).read()) for p in {paths}))"
     assert value(one.measure(look)) == 5.0
@@ -205,7 +204,7 @@ def test_what_cannot_be_kept_is_an_error_before_anything_is_measured(
     bench: Callable[..., Bench], mode: str, path: str, says: str
 ) -> None:
     with pytest.raises(SetupError, match=says):
-        bench(keep=(path,)).evaluator.set_up(threading.Event())
+        bench(keep=(path,)).evaluator.set_up(Signals())
 
 
 KEEP = PROGRAM.replace("{eval_more}", "Keep: {keep}").format(

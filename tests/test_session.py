@@ -367,6 +367,13 @@ def test_a_git_that_fails_for_a_moment_loses_nothing_and_ends_nothing(
     assert not session.board.counts[Status.LOST] and not session.board.machine_failures
 
 
+def test_a_setup_that_fails_is_tried_once_and_not_by_each_worker_in_turn(toy: Toy, tmp_path: Path) -> None:
+    toy.program(eval_more=f"Setup: `echo tried >> {tmp_path / 'tries'}; exit 3`", workers=4)
+    with pytest.raises(SetupError, match="ended with 3"), research(toy.folder) as session:
+        list(session)
+    assert (tmp_path / "tries").read_text() == "tried\n" and not session.board.lanes
+
+
 def nothing_is_written(folder: Path) -> bool:
     return not list(folder.rglob(".autoresearch"))
 
