@@ -295,6 +295,13 @@ def program_folder(welcome: Welcome) -> Path | None:
     return run.parents[1] if run.is_dir() else None
 
 
+def checkout(welcome: Welcome) -> Path | None:
+    """The top of the user's repository, on the machine that has it."""
+    folder = program_folder(welcome)
+    depth = len(Path(welcome.prefix).parts)
+    return folder.parents[depth - 1] if folder and depth else folder
+
+
 def scratch(welcome: Welcome) -> Path:
     """This node's folder for the trees of a run; it lasts as long as the run's processes and holds nothing to keep."""
     return Path(tempfile.gettempdir()) / f"autoresearch-{os.getuid()}" / f"{welcome.tag}-{welcome.run}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_ray import guardian, ledger, program
+from autoresearch_ray import guardian, ledger, program, research
 from autoresearch_ray.agents.claude import Claude
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.board import replay
@@ -413,3 +413,19 @@ def test_a_key_is_in_no_byte_that_a_run_leaves_behind(toy: Toy, temporary: Path,
     assert ideas == {"wider [secret]"}
     logs = [each.read_text() for each in toy.run_folder().rglob("*.agent.log")]
     assert logs and all("'MY_KEY': '[secret]'" in each for each in logs)
+
+
+@needs_bwrap
+def test_where_program_md_lies_deep_in_a_repository_all_of_that_is_hidden(toy: Toy) -> None:
+    """Its .git, its branches and what is not committed; temporary folders are empty anyway, so the mounts are read."""
+    toy.program(sandbox="bwrap", workers=1, agent="none", command="python train.py; cat /proc/self/mountinfo")
+    deep = toy.folder / "a" / "b"
+    deep.mkdir(parents=True)
+    for name in ("program.md", "train.py"):
+        (toy.folder / name).rename(deep / name)
+    toy.commit()
+    with research(deep, experiments=1) as session:
+        while session.advance() and session.board.baseline is None:
+            pass
+    said = (deep / ".autoresearch/t1/logs/cpu0/1.log").read_text()
+    assert f" {toy.folder.resolve()} " in said
