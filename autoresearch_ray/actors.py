@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray._private.state import available_resources_per_node  # the public one adds all nodes up
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoresearch_ray import seating
@@ -95,6 +97,9 @@ class _TeamActor:
         self._gpus_per_worker = gpus_per_worker
         self._environ = {**os.environ, **environ}
         self._signals = Signals()
+
+    def began(self) -> None:
+        """It is there."""
 
     def run(self) -> None:
         """Raises what a human must fix; what a constructor raised would look like a death."""
@@ -176,12 +181,19 @@ class Cluster:
                 " a token error means that RAY_AUTH_MODE differs between here and there",
             ) from error
 
-    def rooms(self, gpus_per_worker: float) -> dict[str, int]:
-        """How many workers each living node can seat, by node id. Without GPUs: one per node."""
+    def rooms(self, gpus_per_worker: float, ours: Mapping[str, float] | None = None) -> dict[str, int]:
+        """How many workers each living node can seat, by node id. Without GPUs: one per node.
+
+        If `ours` is given, the GPUs that this run holds on each node, then what other jobs hold is theirs.
+        """
         listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         gpus = {each["NodeID"]: each["Resources"].get("GPU", 0.0) for each in listed if each["Alive"]}
         if not gpus_per_worker:
             return dict.fromkeys(gpus, 1)
+        free = {} if ours is None else available_resources_per_node()  # type: ignore[no-untyped-call]
+        for node in gpus.keys() & free.keys():
+            held = gpus[node] - free[node].get("GPU", 0.0) - (ours or {}).get(node, 0.0)
+            gpus[node] -= max(0.0, round(held, 4))  # Ray counts in ten thousandths
         return {node: seating.room(each, gpus_per_worker) for node, each in gpus.items()}
 
     def wait_for_room(self, workers: int, gpus_per_worker: float, seconds: float) -> None:
@@ -201,7 +213,13 @@ class _Team:
 
     node: str
     workers: tuple[int, ...]
+    gpus: float
     actor: Any
+    began: Any  # what answers once it is there: its GPUs may be in use by others until then
+
+    @property
+    def is_there(self) -> bool:
+        return bool(ray.wait([self.began], timeout=0)[0])
 
 
 class RayCrew:
@@ -224,7 +242,7 @@ class RayCrew:
         self._seats = seating.Seats(None if options.workers == "auto" else workers)
         self._somebody_ended = False  # as told: by the end of the run, or because its slot is sick
         self._look_at = 0.0
-        self._left_at = 0.0  # when the last worker left its seat
+        self._left_at = time.monotonic()  # when the last worker left its seat
         self._over = False
         self._coordinator: Any = (
             ray.remote(_CoordinatorActor)
@@ -239,34 +257,41 @@ class RayCrew:
         )
         self._welcome = _Desk(self._coordinator).welcome()
         self._seat()
+        if missing := workers - sum(len(each.workers) for each in self._teams.values()):
+            self._warnings.append(f"{missing} of {workers} workers wait for GPUs that others hold")
 
     # --- Seating -----------------------------------------------------------------------------------------------------
 
     def _seat(self) -> None:
         """Give a seat to everybody for whom there is room now."""
         self._look_at = time.monotonic() + _LOOK_SECONDS
-        rooms = self._cluster.rooms(self._options.gpus_per_worker)
+        ours: defaultdict[str, float] = defaultdict(float)
+        for team in self._teams.values():
+            ours[team.node] += team.gpus * team.is_there
+        rooms = self._cluster.rooms(self._options.gpus_per_worker, ours)
         if self._seats.most is not None and not self._options.gpus_per_worker and rooms:
             rooms = seating.even(sorted(rooms), self._seats.most)
         for node, workers in self._seats.plan(rooms).items():
             self._start(node, workers)
 
     def _start(self, node: str, workers: Sequence[int]) -> None:
+        gpus = seating.claim(len(workers), self._options.gpus_per_worker)
         actor: Any = (
             ray.remote(_TeamActor)
             .options(
                 num_cpus=0,
-                num_gpus=seating.claim(len(workers), self._options.gpus_per_worker),
+                num_gpus=gpus,
                 max_concurrency=4,
                 max_restarts=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
             .remote(self._coordinator, list(workers), self._options.gpus_per_worker, self._environ)
         )
-        self._teams[actor.run.remote()] = _Team(node, tuple(workers), actor)
+        self._teams[actor.run.remote()] = _Team(node, tuple(workers), gpus, actor, actor.began.remote())
 
-    def _lost(self, team: _Team, error: RayActorError) -> None:
-        """A team died, with its process or its node: its workers sit down again, unless that helps nothing."""
+    def _lost(self, team: _Team, error: RayError) -> None:
+        """A team died, with its process or its node, or its node was gone before it began: its workers sit down again,
+        unless that helps nothing."""
         ray.kill(team.actor)  # a node that was only out of reach may still have it
         self._left_at = time.monotonic()
         self._look_at = self._left_at + _PAUSE_SECONDS
@@ -297,20 +322,33 @@ class RayCrew:
             try:
                 ray.get(run)
                 self._somebody_ended = True
-            except RayTaskError as error:  # before RayActorError: the death of the coordinator is both
+            except RayTaskError as error:  # before the others: the death of the coordinator is both
                 self._failures.append(_cause(error))
                 self.drain()
-            except RayActorError as error:
+            except RayError as error:
                 self._lost(team, error)
-        if self._over or self._failures:
+        if self._over or self._failures or self._is_done():
+            self._send_home()
             return bool(self._teams)
         if time.monotonic() >= self._look_at:
             self._seat()
         return bool(self._teams) or self._somebody_may_come(seconds)
 
+    def _is_done(self) -> bool:
+        """Whether the run has ended, and only teams are left that still wait for GPUs which others hold."""
+        waiting = self._somebody_ended and self._teams and not any(each.is_there for each in self._teams.values())
+        return bool(waiting) and self._is_closed()
+
+    def _send_home(self) -> None:
+        """Those that are not there yet: they would be waited for without an end."""
+        for run, team in list(self._teams.items()):
+            if not team.is_there:
+                ray.kill(team.actor)
+                del self._teams[run]
+
     def _somebody_may_come(self, seconds: float) -> bool:
-        """Without a team: whether to wait for one, because a node that went may come back."""
-        standing, now = self._seats.standing, time.monotonic()
+        """Without a team: whether to wait for one, because a node that went may come back, or others give GPUs back."""
+        standing, now = bool(self._seats.standing) or not self._seats.taken, time.monotonic()
         if self._somebody_ended and not standing:
             return False
         if standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:

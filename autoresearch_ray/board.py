@@ -318,6 +318,11 @@ class Board:
                     )
             case Seated(seat=seat, sitting=sitting, at=at):
                 self.account.seated(event.spent, at)
+                places = {
+                    (each.seat.host, each.seat.gpus) for each in self.lanes.values() if each.seat.worker == seat.worker
+                }
+                if (seat.host, seat.gpus) not in places:  # it has another device now, and the sick one is left
+                    self.retired.pop(seat.worker, None)
                 known = self.lanes.get(seat.lane)
                 if known:  # its worker is another process now, and has yet to look at its device
                     self._unpause(seat.worker)

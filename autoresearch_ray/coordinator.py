@@ -82,10 +82,12 @@ class Coordinator:
         self._claims: dict[str, _Claim] = {}  # what each lane is measuring
         self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
-        for name, lane in self._board.lanes.items():
-            self._hub.branch(self._branch(name), lane.head)
+        self._behind = {
+            self._branch(name): lane.head for name, lane in self._board.lanes.items()
+        }  # branches to be moved
         if self._board.published:
-            self._hub.branch(f"autoresearch/{self._board.opened.tag}", self._board.published[-1].commit)
+            self._behind[f"autoresearch/{self._board.opened.tag}"] = self._board.published[-1].commit
+        self._move_branches()
 
     # --- The desk ----------------------------------------------------------------------------------------------------
 
@@ -167,9 +169,12 @@ class Coordinator:
         return next((each.reason for each in events if isinstance(each, Declined)), "")
 
     def leave(self) -> None:
-        """Let go of the ledger."""
+        """Let go of the ledger. Raises `RepoError` if a branch is not where it should be."""
         with self._lock:
+            behind, self._behind = self._behind, {}
             self._ledger.close()
+            for name, commit in behind.items():
+                self._hub.branch(name, commit)
 
     def vacate(self, worker: int, reason: str) -> int:
         """The worker is gone: its lanes hold nothing up any more. Returns how many orders they were given so far."""
@@ -223,9 +228,17 @@ class Coordinator:
             self._board.apply(event)
         for event in events:
             if isinstance(event, Moved):
-                self._hub.branch(self._branch(event.lane), event.head)
+                self._behind[self._branch(event.lane)] = event.head
             elif isinstance(event, Published):
-                self._hub.branch(f"autoresearch/{self._board.opened.tag}", event.commit)
+                self._behind[f"autoresearch/{self._board.opened.tag}"] = event.commit
+        self._move_branches()
+
+    def _move_branches(self) -> None:
+        """They follow from the ledger and hold nothing up: what cannot be moved now is moved with the next line."""
+        for name, commit in list(self._behind.items()):
+            with suppress(RepoError):
+                self._hub.branch(name, commit)
+                del self._behind[name]
 
     def _learn(self, attempt: Attempt) -> None:
         """What the lane has shown to have. After a fault of its machine nothing is taken for granted."""

@@ -7,7 +7,6 @@ parse command that runs on the base commit's files, so nothing that a candidate 
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,8 @@ from autoresearch_ray.room import Inside, Rooms
 from autoresearch_ray.sandbox import Sandbox
 from autoresearch_ray.slot import Slot as Slot
 from autoresearch_ray.store import Store
+
+_LARGEST = 1e100  # of a number that is compared: its square, and sums of such, are finite
 
 
 class _DrainedError(Exception):
@@ -82,16 +83,17 @@ class Evaluator:
     checkup: Checkup = field(default_factory=Checkup)
     walls: Sandbox | None = None
 
-    def set_up(self, halt: threading.Event) -> None:
+    def set_up(self, signals: Signals) -> None:
         """Run the program's Setup once per node; what it makes beside the tracked files is linked into every tree.
 
         Then the guard, on the base: one that fails there would refuse every gain of the night. Raises `SetupError` with
-        the end of the log, or where something is not there that is to be kept.
+        the end of the log, or where something is not there that is to be kept. Nothing is done after a drain, which
+        a failure is for the other workers of the process: each would try the same once more.
         """
-        self._set_up(halt)
+        self._set_up(signals)
         self._rooms.check(self.store.entries(self.welcome.base))
 
-    def _set_up(self, halt: threading.Event) -> None:
+    def _set_up(self, signals: Signals) -> None:
         wanted = {"setup": self.welcome.program.eval.setup, "guard": self.welcome.program.eval.guard}
         if not any(wanted.values()):
             return
@@ -99,7 +101,7 @@ class Evaluator:
         tree, log, done = self.shared / "tree", self.shared / "setup.log", self.shared / "done"
         with (self.shared / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if done.exists():
+            if done.exists() or signals.drain.is_set():
                 return
             self.store.checkout(tree, self.welcome.base)
             tracked = set(_entries(tree / self.welcome.prefix))
@@ -110,10 +112,11 @@ class Evaluator:
                 # The author's own command gets the user's home and the network; the guard what it will have later.
                 make = self._rooms.plain if what == "setup" else self._rooms.enter
                 inside = make(command, tree, {})
-                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, halt)
+                ended = self._run(replace(inside, seconds=max(3600.0, inside.seconds)), log, signals.halt)
                 if ended.why == "cancelled":
                     return
                 if ended.code != 0:
+                    signals.drain.set()
                     raise SetupError(
                         f"the program's {what} `{command}` ended with {ended.code}:\n{process.tail(log)}",
                         "run it by hand in a clean clone, then start again",
@@ -326,7 +329,7 @@ class Evaluator:
             if value is None:
                 said = f"found {text.strip()[:80]!r}" if text.strip() else "found nothing"
                 return Failure(FailureKind.NO_METRIC, f"no number for {name!r} in the log: {said}", tail)
-            if not math.isfinite(value):
+            if not abs(value) <= _LARGEST:  # nor if it is no number at all
                 return Failure(FailureKind.NOT_FINITE, f"{name} is {value}", tail)
             values[name] = value
         value = values.pop(metric)

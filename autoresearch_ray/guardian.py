@@ -202,8 +202,13 @@ class Log:
 
     def _turn(self, data: memoryview, offset: int) -> None:
         if self.ring < 0:
-            self.ring = os.open(f"{self.path}.tail", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.unlink(f"{self.path}.tail")
+            tail = f"{self.path}.tail"
+            try:
+                os.unlink(tail)  # a link that somebody left there would lead us to another file
+            except FileNotFoundError:
+                pass
+            self.ring = os.open(tail, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            os.unlink(tail)
         while data:
             at = offset % self.half
             written = os.pwrite(self.ring, data[: self.half - at], at)

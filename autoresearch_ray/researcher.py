@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ _PROPOSALS = 3  # for one order, while they bring nothing new
 _NOTHING_NEW = frozenset({FailureKind.NO_EFFECT, FailureKind.DUPLICATE})
 _NOT_DONE = frozenset({FailureKind.NO_CHANGE, FailureKind.AGENT, FailureKind.MACHINE})  # of a repair
 _LOGS = ("", "agent.", "holdout.")  # the experiment's own, its agent's, and one that is no experiment's
+_PACK_AGAIN_SECONDS = (0.5, 5.0, 60.0)
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class Researcher:
             attempt = self._waited(order) if isinstance(order, Wait) else self.attempt(order, reply)
             if attempt is None:
                 return
-            bundle = self.store.pack([attempt.commit], [attempt.parent]) if attempt.commit and attempt.line else b""
+            bundle = self._bundle(attempt)
             ends, began = logs.taken(self._log(attempt.id, what) for what in _LOGS), time.monotonic()
             reply = self.submit(replace(attempt, reply_seconds=waited), bundle, ends)
             waited = time.monotonic() - began
@@ -234,6 +235,16 @@ class Researcher:
                     return self.evaluator.measure(commit, order.id, order.seed, log, signals, beat=order.beat)
         except (OSError, RepoError) as error:
             return Measurement(None, Failure(FailureKind.MACHINE, str(error)))
+
+    def _bundle(self, attempt: Attempt) -> bytes:
+        """What brings the commit to the desk. Where git fails, again: what was measured is worth the time it takes."""
+        if not attempt.commit or not attempt.line:
+            return b""
+        for pause in _PACK_AGAIN_SECONDS:
+            with suppress(RepoError):
+                return self.store.pack([attempt.commit], [attempt.parent])
+            self.signals.drain.wait(pause)
+        return self.store.pack([attempt.commit], [attempt.parent])
 
     def _log(self, id: str, what: str = "") -> Path:
         return self.folder / f"{id.rpartition('-')[2]}.{what}log"

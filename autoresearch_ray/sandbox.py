@@ -1,9 +1,9 @@
 """The sandbox: what a command may see of the machine, as an argument list for bubblewrap (`bwrap`).
 
 Inside, the whole system is there to read. Empty are the folders in which others leave things: homes, temporary
-folders, /run with its sockets, the folder of program.md. In these, what a command needs is put back, read-only; what it
-may write is its tree and folders made for it alone. It sees no process but its own, and no network but a loopback of
-its own.
+folders, /run with its sockets, the repository of program.md. In these, what a command needs is put back, read-only;
+what it may write is its tree and folders made for it alone. It sees no process but its own, and no network but a
+loopback of its own.
 
 bubblewrap needs user namespaces or root. As root every capability is dropped, and /proc/sys, which the user 0 may write
 to without any (bubblewrap 0.8 leaves it open: a candidate could set `core_pattern` of the whole machine), is read-only.
@@ -91,10 +91,10 @@ def devices() -> list[Path]:
     return sorted(path for pattern in _DEVICES for path in Path("/dev").glob(pattern))
 
 
-def sandbox(mode: str, environ: Mapping[str, str], program_folder: Path | None) -> tuple[Sandbox | None, str]:
+def sandbox(mode: str, environ: Mapping[str, str], checkout: Path | None) -> tuple[Sandbox | None, str]:
     """The walls that this machine can give, and what is to be said of them: "bwrap", or "none: " and why.
 
-    `mode` is that of `Options.sandbox`; `program_folder` is where the user's own files lie. It is tried, with the very
+    `mode` is that of `Options.sandbox`; `checkout` is where the user's own files lie. It is tried, with the very
     arguments of an evaluation. Raises `SetupError` if it must be bwrap and that does not work here.
     """
     if mode == "none":
@@ -106,7 +106,7 @@ def sandbox(mode: str, environ: Mapping[str, str], program_folder: Path | None) 
     elif "CUDA_MPS_PIPE_DIRECTORY" in environ or Path(_MPS).exists():
         fault = "CUDA MPS, which is running, is out of reach in a sandbox"
     else:
-        walls = Sandbox(bwrap, hidden=_hidden(environ, program_folder))
+        walls = Sandbox(bwrap, hidden=_hidden(environ, checkout))
         fault = _fault(walls)
         if not fault:
             return walls, "bwrap"
@@ -134,9 +134,9 @@ def _fault(walls: Sandbox) -> str:
         return f"bwrap does not work here: {said[-1] if said else f'it ended with {done.code}'}"
 
 
-def _hidden(environ: Mapping[str, str], program_folder: Path | None) -> tuple[Path, ...]:
+def _hidden(environ: Mapping[str, str], checkout: Path | None) -> tuple[Path, ...]:
     """The folders to be empty: those that exist, in their real places, and none that the system itself lies in."""
-    others = [Path(tempfile.gettempdir()), home(environ), *([program_folder] if program_folder else [])]
+    others = [Path(tempfile.gettempdir()), home(environ), *([checkout] if checkout else [])]
     found = dict.fromkeys(each.resolve() for each in [*map(Path, _SHARED), *others])
     return tuple(each for each in found if each.is_dir() and not Path("/usr").is_relative_to(each))
 

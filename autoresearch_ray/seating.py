@@ -19,6 +19,11 @@ class Seats:
     _next: int = 0  # the worker to be seated for the first time
     _deaths: dict[int, tuple[int, int]] = field(default_factory=dict)  # in a row, and the orders before them
 
+    @property
+    def taken(self) -> bool:
+        """Whether anybody has ever sat."""
+        return self._next > 0
+
     def plan(self, rooms: Mapping[str, int]) -> dict[str, list[int]]:
         """Seat everybody for whom there is room now: the workers to be started, by node."""
         planned = plan(rooms, self._seated, self.standing, self._next, self.most)

@@ -237,7 +237,7 @@ class Session:
         agent = named("agents", options.agent)
         if options.address is None:
             agent.check(options, {**allowed(self._environ, options.env), **self._secrets()})
-            self.sandbox = sandbox(options.sandbox, self._environ, self.folder.parents[1])[1]
+            self.sandbox = sandbox(options.sandbox, self._environ, self._origin.top)[1]
         if not begun and self._origin.has_branches(self.tag):
             raise SetupError(
                 f"the branches autoresearch/{self.tag}* exist, but their run in {self.folder} does not",

@@ -21,7 +21,7 @@ from autoresearch_ray.messages import Message
 from autoresearch_ray.ports import Desk, Signals, secret_values
 from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.store import Store
-from autoresearch_ray.worker import Worker, private, program_folder, scratch
+from autoresearch_ray.worker import Worker, checkout, private, scratch
 
 
 class Team:
@@ -52,7 +52,7 @@ class Team:
         welcome = replace(welcome, bundle=b"")  # it is in the store, and may be large
         options = welcome.program.options
         store.secrets = tuple(each.encode() for each in secret_values(options, environ))
-        walls, told = sandbox(options.sandbox, environ, program_folder(welcome))
+        walls, told = sandbox(options.sandbox, environ, checkout(welcome))
         self._pool = ThreadPoolExecutor(max_workers=len(gpus), thread_name_prefix="worker")
         self._workers = [
             self._pool.submit(
@@ -136,5 +136,5 @@ class LocalCrew:
         try:
             self._team.finish()
         finally:
-            self._coordinator.leave()
             shutil.rmtree(self._scratch, ignore_errors=True)
+            self._coordinator.leave()

@@ -21,7 +21,7 @@ from autoresearch_ray import process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.checkup import Checkup
-from autoresearch_ray.errors import AgentError, GpuError, LedgerError, SetupError
+from autoresearch_ray.errors import AgentError, GpuError, LedgerError, RepoError, SetupError
 from autoresearch_ray.evaluator import Evaluator
 from autoresearch_ray.model import Attempt, Options, Order, Seat, Stop, Use
 from autoresearch_ray.pace import Pace
@@ -107,7 +107,9 @@ class Worker:
         self._clock = SlotClock(self.index, time.time())
         self._move_in()
         try:
-            self._evaluator.set_up(self.signals.halt)
+            self._evaluator.set_up(self.signals)
+            if self.signals.drain.is_set():
+                return
             options = self.welcome.program.options
             named("agents", options.agent).check(options, self._agent_environ())
             name = f"worker{self.index}"
@@ -213,16 +215,16 @@ class Worker:
         return self._ask(lambda: self.desk.claim(lane, id, tree, idea))
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
-        """Ask the desk, and again while the head cannot write: what was measured is worth more than the time it takes.
+        """Ask the desk, and again while the head cannot write or its git fails: what was measured is worth the wait.
 
-        Raises the `LedgerError` in the end, or when the run is to stop.
+        Raises the `LedgerError` or `RepoError` in the end, or when the run is to stop.
         """
         deadline, pause = time.monotonic() + _ROOM_SECONDS, 0.5
         with self._clock.doing(Use.COORDINATOR):
             while True:
                 try:
                     return call()
-                except LedgerError:
+                except (LedgerError, RepoError):
                     if time.monotonic() > deadline or self.signals.drain.wait(pause):
                         raise
                 pause = min(2 * pause, 30.0)
@@ -291,6 +293,13 @@ def program_folder(welcome: Welcome) -> Path | None:
     """The folder of program.md, on the machine that has it."""
     run = Path(welcome.folder)
     return run.parents[1] if run.is_dir() else None
+
+
+def checkout(welcome: Welcome) -> Path | None:
+    """The top of the user's repository, on the machine that has it."""
+    folder = program_folder(welcome)
+    depth = len(Path(welcome.prefix).parts)
+    return folder.parents[depth - 1] if folder and depth else folder
 
 
 def scratch(welcome: Welcome) -> Path:

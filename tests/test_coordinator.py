@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from autoresearch_ray import research
 from autoresearch_ray.board import replay
 from autoresearch_ray.coordinator import Coordinator, steady
-from autoresearch_ray.errors import LedgerError
+from autoresearch_ray.errors import LedgerError, RepoError
 from autoresearch_ray.events import Event, Ordered, Resumed, Seated
 from autoresearch_ray.ledger import Ledger, read
 from autoresearch_ray.model import (
@@ -178,6 +179,28 @@ def test_what_cannot_be_stored_is_an_error_for_all_and_nothing_is_counted(
         one.hand_in(attempt, bundle[:-30])
     assert (run_folder / "ledger.jsonl").read_bytes() == before
     assert not isinstance(one.hand_in(attempt, bundle).order, Stop)
+
+
+def test_a_branch_that_cannot_be_moved_holds_nothing_up_and_is_moved_later(
+    desk: Coordinator, run_folder: Path, tmp_path: Path
+) -> None:
+    """As on a disk with room for a line of the ledger, and none for the file of a branch."""
+    one = calibrated(desk, tmp_path)
+    blocked, name = run_folder / "hub.git/refs/heads/autoresearch/t1-gpu7/in-the-way", "autoresearch/t1-gpu7"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("no ref")
+    while isinstance(one.reply.order, Remeasure) or one.reply.order.parent == one.welcome.base:  # type: ignore[union-attr]
+        one.hand_in(*one.attempt(0.5, one.made("LR = 2\n") if isinstance(one.reply.order, Propose) else None))
+    head = replay(read(run_folder / "ledger.jsonl")).lanes["gpu7"].head
+    assert head != one.welcome.base and name not in Hub.open(run_folder / "hub.git").branches()
+    with pytest.raises(RepoError, match="t1-gpu7"):
+        desk.leave()
+    again = Coordinator(run_folder, clock=lambda: 2e9)
+    shutil.rmtree(blocked.parent)
+    two = lane(again, tmp_path, "gpu8", 8)
+    assert Hub.open(run_folder / "hub.git").branches()[name] == head
+    two.hand_in(*two.attempt(0.5))
+    again.leave()
 
 
 # --- Claims ----------------------------------------------------------------------------------------------------------

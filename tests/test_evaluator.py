@@ -122,6 +122,7 @@ def test_secrets_and_injections_pass_only_by_name(name: str) -> None:
         ("print('all is well')", FailureKind.NO_METRIC, "all is well"),
         ("print('loss: nan')", FailureKind.NOT_FINITE, "nan"),
         ("print('loss: -inf')", FailureKind.NOT_FINITE, "inf"),
+        ("print('loss: 1e160')", FailureKind.NOT_FINITE, "1e160"),
         ("raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", FailureKind.OOM, "allocate"),
         ("raise RuntimeError('CUDA error: uncorrectable ECC error encountered')", FailureKind.MACHINE, "ECC"),
         ("import time; print('start', flush=True); time.sleep(60)", FailureKind.TIMEOUT, "start"),
@@ -226,8 +227,8 @@ def test_a_parse_command_that_fails_is_no_number(bench: Callable[..., Bench]) ->
 def test_what_setup_makes_is_there_for_every_tree_and_made_once(bench: Callable[..., Bench], tmp_path: Path) -> None:
     told = tmp_path / "told"
     one = bench(setup=f"echo ran >> {told}; mkdir data && echo 42 > data/number")
-    one.evaluator.set_up(threading.Event())
-    one.evaluator.set_up(threading.Event())
+    one.evaluator.set_up(Signals())
+    one.evaluator.set_up(Signals())
     for _ in range(2):
         assert (one.measure("print('loss:', open('data/number').read())") or _none()).value == 42
     assert told.read_text() == "ran\n"
@@ -235,7 +236,7 @@ def test_what_setup_makes_is_there_for_every_tree_and_made_once(bench: Callable[
 
 def test_a_setup_that_fails_is_an_error_with_the_end_of_its_log(bench: Callable[..., Bench]) -> None:
     with pytest.raises(SetupError, match="no such dataset"):
-        bench(setup="echo no such dataset; exit 4").evaluator.set_up(threading.Event())
+        bench(setup="echo no such dataset; exit 4").evaluator.set_up(Signals())
 
 
 def test_a_drain_starts_nothing_and_a_halt_ends_what_runs(bench: Callable[..., Bench]) -> None:
@@ -410,7 +411,7 @@ def test_a_holdout_measures_the_commit_by_its_own_command(bench: Callable[..., B
         holdout=f"PYTHONPATH=. python {secret}", setup="mkdir data && echo 42 > data/x", guard=f"echo ran >> {told}",
         also=(ACCURACY,),
     )  # fmt: skip
-    one.evaluator.set_up(threading.Event())
+    one.evaluator.set_up(Signals())
     told.unlink()
     measured = one.hold_out("x = int(open('data/x').read())\nprint('loss: 1')")
     assert measured is not None and measured.value == 4200.0 and measured.also == {}

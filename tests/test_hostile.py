@@ -25,7 +25,7 @@ from autoresearch_ray import guardian
 from autoresearch_ray import tree as trees
 from autoresearch_ray.agents.command import Command
 from autoresearch_ray.model import Brief, Direction, FailureKind, Measurement, Options, Proposal
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, Signals
 from autoresearch_ray.sandbox import AgentWalls, sandbox
 from autoresearch_ray.store import Candidate
 from tests.conftest import Toy
@@ -135,6 +135,18 @@ AGENTS = [
     Case(
         "makes its prompt file a folder",
         "p = os.environ['AUTORESEARCH_PROMPT']; os.remove(p); os.mkdir(p)",
+    ),
+    Case(
+        "makes what it printed a pipe",
+        "for each in answers(): os.remove(each); os.mkfifo(each)",
+    ),
+    Case(
+        "puts a link to a secret in place of what it printed",
+        "for each in answers(): os.remove(each); os.symlink(SECRET, each)",
+    ),
+    Case(
+        "has the end of what it prints written through a link",
+        "for each in answers(): os.symlink(TOY + '/train.py', each + '.tail')\nprint('x' * (5 << 20))",
     ),
     Case(
         "leaves a folder 1,100 deep among what is ignored",
@@ -267,6 +279,11 @@ def other(pid):
     try: return ('PLANTED=' + KEY).encode() in open(f'/proc/{pid}/environ', 'rb').read()
     except OSError: return False
 
+def answers():
+    folder = os.path.dirname(os.environ['AUTORESEARCH_PROMPT'])
+    put(folder + '/answer.txt')  # its name in that folder of earlier versions
+    return [folder + '/answer.txt', *(each for each in glob.glob(LANE + '/*') if each.endswith('.answer'))]
+
 def call(address):
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as one:
         one.settimeout(3)
@@ -305,7 +322,7 @@ class House:
         program = replace(evaluator.welcome.program, options=options)
         evaluator.welcome = replace(evaluator.welcome, program=program, folder=str(run))
         evaluator.walls, _ = sandbox(mode, self.environ, toy.folder)
-        evaluator.set_up(threading.Event())
+        evaluator.set_up(Signals())
         self.bench.store.secrets = (KEY.encode(),)
         self.lane = evaluator.folder / "gpu0"
         self.canary = folder / "canary"
@@ -315,6 +332,7 @@ class House:
         names = {
             "SECRET": self.home / ".ssh/id", "HOME": self.home, "TOY": toy.folder, "OTHER": other,
             "NAP": NAP, "OBJECTS": self.bench.store.folder / "objects", "CANARY": self.canary,
+            "LANE": self.lane,
             "SOCKET": folder / "socket",
         }  # fmt: skip
         said = "".join(f"{name} = {str(value)!r}\n" for name, value in names.items())
@@ -399,7 +417,7 @@ def test_an_agent_that(house: House, case: Case, mode: str) -> None:
     else:
         assert isinstance(made, Candidate), (made, proposal, (house.lane / "agent.log").read_text()[-2000:])
         assert house.measure(made.commit).value == case.verdict
-    assert proposal.idea.isprintable() and len(proposal.idea) <= 220
+    assert proposal.idea.isprintable() and len(proposal.idea) <= 220 and "hush" not in proposal.idea
     assert house.is_as_it_was()
     log = (house.lane / "agent.log").read_bytes()
     assert KEY.encode() not in log and KEY not in f"{proposal}" and len(log) < 9 << 20

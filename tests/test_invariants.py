@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from autoresearch_ray import ledger, orders
 from autoresearch_ray.board import Board, Lane
 from autoresearch_ray.board import replay as replayed
+from autoresearch_ray.evaluator import _LARGEST
 from autoresearch_ray.events import Judged, Measured, Moved, Ordered, Published
 from autoresearch_ray.evidence import Means, Scatter
 from autoresearch_ray.memory import Memory
@@ -34,7 +35,7 @@ from autoresearch_ray.policies.confirm import Confirm
 from autoresearch_ray.policies.greedy import Greedy
 from autoresearch_ray.pool import Pool
 from autoresearch_ray.ports import Policy
-from tests.game import Game, Outcome, calibrated, events, failed
+from tests.game import Game, Outcome, calibrated, events, failed, value
 
 POLICIES = [Bayes, Confirm, Greedy]
 
@@ -301,6 +302,23 @@ def test_noise_that_shows_late_in_a_run_changes_what_is_decided_and_breaks_nothi
         wild = game.chance.random() < mishaps
         game.turn(game.chance.choice(game.active()), failed(FailureKind.CRASH) if wild else None, lines=lines)
     assert not game.active(), f"this run does not end: {game.lines[-1]}"
+
+
+EXTREMES = [_LARGEST, -_LARGEST, _LARGEST / 10, 1.0, 1e-160, 1e-310, 5e-324, 0.0, -0.0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=games, share=st.sampled_from([0.05, 0.3, 1.0]))
+def test_values_as_large_or_as_small_as_are_ever_read_break_no_decision(words: dict[str, object], share: float) -> None:
+    """The perplexity of what diverges: one such value that raised in the coordinator ended the run."""
+    game = Game.of(**words, experiments=15)  # type: ignore[arg-type]
+    for _ in range(60):
+        if not game.active():
+            break
+        lane = game.chance.choice(game.active())
+        extreme = not isinstance(game.orders[lane], Wait) and game.chance.random() < share
+        game.turn(lane, value(game.chance.choice(EXTREMES)) if extreme else None)
+    assert [ledger.decode(ledger.encode(line)) for line in game.lines] == [tuple(line) for line in game.lines]
 
 
 @settings(max_examples=40, deadline=None)

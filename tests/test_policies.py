@@ -53,6 +53,15 @@ def test_without_noise_a_value_is_what_it_is(policy: Policy, case: Case) -> None
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@given(case=cases)
+def test_a_verdict_is_found_where_the_squares_of_all_numbers_are_zero_for_a_float(policy: Policy, case: Case) -> None:
+    tiny = 2.0**-540
+    words = {"sigma": case.sigma * tiny, "prior": (case.prior[0] * tiny, case.prior[1] * tiny)}
+    scaled = replace(case, gain=case.gain * tiny, error=case.error * tiny, **words)  # type: ignore[arg-type]
+    assert {policy.judge(scaled).call, policy.publishes(scaled).call} <= {"keep", "discard", "again"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @given(case=cases, more=st.floats(0.0, 20.0))
 def test_more_gain_never_turns_a_keep_into_a_discard(policy: Policy, case: Case, more: float) -> None:
     better = replace(case, gain=case.gain + more)

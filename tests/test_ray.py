@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -102,6 +103,45 @@ def test_shortage_setup_and_agent_faults_reach_the_driver_as_they_were_raised(
     agent = toy.program(agent="command", backend="ray", more="agent_command: no-such-program")
     with pytest.raises(AgentError, match="no-such-program"):
         research(agent, tag="t2").__enter__()
+
+
+def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in_the_end(
+    cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the second look the job's GPU seems free: that team waits for it, and goes home with the run."""
+    import ray
+
+    from autoresearch_ray import actors
+
+    @ray.remote(num_gpus=1, num_cpus=0)
+    class Job:
+        def began(self) -> None:
+            pass
+
+    job = Job.remote()
+    ray.get(job.began.remote())
+    free, looks = actors.available_resources_per_node, itertools.count()
+    monkeypatch.setattr(actors, "available_resources_per_node", lambda: {} if next(looks) else free())
+    monkeypatch.setattr(actors, "_LOOK_SECONDS", 0.1)
+    with research(toy.program(backend="ray", more="experiments: 3"), gpus_per_worker=1, workers="auto") as session:
+        list(session)
+    assert set(session.board.lanes) == {"gpu0"} and counted_at_the_limit(toy.run_folder()) == 3
+    assert "1 of 2 workers wait for GPUs that others hold" in session.warnings and next(looks) > 2
+    ray.kill(job)
+
+
+def test_a_node_that_is_gone_before_its_team_has_begun_ends_nothing(
+    cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    nodes, looks = ray.nodes, itertools.count()
+    gone = {"NodeID": ray.NodeID.from_random().hex(), "Alive": True, "Resources": {"GPU": 1.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [*nodes(), *([gone] if next(looks) < 2 else [])])
+    with research(toy.program(backend="ray", more="experiments: 3"), gpus_per_worker=1, workers="auto") as session:
+        list(session)
+    assert {"gpu0", "gpu1"} >= set(session.board.lanes) and counted_at_the_limit(toy.run_folder()) == 3
+    assert any("seated again" in each for each in session.warnings)
 
 
 def test_a_worker_that_is_killed_sits_down_again_and_nothing_is_counted_twice(

@@ -9,21 +9,20 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from autoresearch_ray import guardian, ledger, program
+from autoresearch_ray import guardian, ledger, program, research
 from autoresearch_ray.agents.claude import Claude
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.board import replay
 from autoresearch_ray.errors import AgentError, ProgramError, SetupError
 from autoresearch_ray.events import Seated
 from autoresearch_ray.model import FailureKind, Measurement, Options
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.ports import AgentSetup, Signals
 from autoresearch_ray.sandbox import AgentWalls, Sandbox, sandbox
 from tests.conftest import PROGRAM, Toy
 from tests.test_evaluator import Bench
@@ -189,7 +188,7 @@ def test_what_is_kept_is_there_by_its_name_whereever_it_lies(
         path.write_text("1")
     monkeypatch.setenv("HOME", str(home))
     one = bench(keep=("~/.cache/corpus", "data/deep", str(tmp_path / "c"), "made"), setup="mkdir made; echo 1 > made/d")
-    one.evaluator.set_up(threading.Event())
+    one.evaluator.set_up(Signals())
     paths = ["~/.cache/corpus/a", "~/.cache/autoresearch/e", "data/deep/b", str(tmp_path / "c"), "made/d"]
     look = f"from os.path import expanduser\nprint('loss:', sum(int(open(expanduser(p)).read()) for p in {paths}))"
     assert value(one.measure(look)) == 5.0
@@ -205,7 +204,7 @@ def test_what_cannot_be_kept_is_an_error_before_anything_is_measured(
     bench: Callable[..., Bench], mode: str, path: str, says: str
 ) -> None:
     with pytest.raises(SetupError, match=says):
-        bench(keep=(path,)).evaluator.set_up(threading.Event())
+        bench(keep=(path,)).evaluator.set_up(Signals())
 
 
 KEEP = PROGRAM.replace("{eval_more}", "Keep: {keep}").format(
@@ -414,3 +413,19 @@ def test_a_key_is_in_no_byte_that_a_run_leaves_behind(toy: Toy, temporary: Path,
     assert ideas == {"wider [secret]"}
     logs = [each.read_text() for each in toy.run_folder().rglob("*.agent.log")]
     assert logs and all("'MY_KEY': '[secret]'" in each for each in logs)
+
+
+@needs_bwrap
+def test_where_program_md_lies_deep_in_a_repository_all_of_that_is_hidden(toy: Toy) -> None:
+    """Its .git, its branches and what is not committed; temporary folders are empty anyway, so the mounts are read."""
+    toy.program(sandbox="bwrap", workers=1, agent="none", command="python train.py; cat /proc/self/mountinfo")
+    deep = toy.folder / "a" / "b"
+    deep.mkdir(parents=True)
+    for name in ("program.md", "train.py"):
+        (toy.folder / name).rename(deep / name)
+    toy.commit()
+    with research(deep, experiments=1) as session:
+        while session.advance() and session.board.baseline is None:
+            pass
+    said = (deep / ".autoresearch/t1/logs/cpu0/1.log").read_text()
+    assert f" {toy.folder.resolve()} " in said

@@ -345,6 +345,35 @@ def test_a_run_that_waits_for_room_can_be_stopped_and_taken_up_again(small_disk:
     assert attempts(small)[: len(finished)] == finished
 
 
+def test_a_git_that_fails_for_a_moment_loses_nothing_and_ends_nothing(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the kernel runs out of memory: while a result is packed, and while the coordinator makes its reply."""
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.parent.mkdir()
+    failures = tmp_path / "failures"  # one file for each failure that is to come, named after git's word
+    failures.mkdir()
+    fails = f'[ -e {failures}/"$1".1 ] && rm $(ls {failures}/"$1".* | tail -n 1) && exit 1'
+    wrapper.write_text(f'#!/bin/sh\n{fails}\nexec {shutil.which("git")} "$@"\n')
+    wrapper.chmod(0o755)
+    (failures / "diff.1").touch()
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    with research(toy.program(more="experiments: 4", workers=1)) as session:
+        for _ in session:
+            if session.board.counted == 1:
+                for number in (1, 2):  # it is tried twice at once
+                    (failures / f"pack-objects.{number}").touch()
+    assert session.board.counted >= 4 and not list(failures.iterdir())
+    assert not session.board.counts[Status.LOST] and not session.board.machine_failures
+
+
+def test_a_setup_that_fails_is_tried_once_and_not_by_each_worker_in_turn(toy: Toy, tmp_path: Path) -> None:
+    toy.program(eval_more=f"Setup: `echo tried >> {tmp_path / 'tries'}; exit 3`", workers=4)
+    with pytest.raises(SetupError, match="ended with 3"), research(toy.folder) as session:
+        list(session)
+    assert (tmp_path / "tries").read_text() == "tried\n" and not session.board.lanes
+
+
 def nothing_is_written(folder: Path) -> bool:
     return not list(folder.rglob(".autoresearch"))
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,25 @@ def test_a_worker_that_starts_again_on_a_retired_slot_stops_and_a_run_that_is_ta
     game.resume()
     assert not game.board.retired
     assert not isinstance(game.sit("gpu0", 0), Stop)
+
+
+@pytest.mark.parametrize("place", [("elsewhere", ("0",)), ("host", ("1",)), ("host", ("0",))])
+def test_a_worker_that_comes_to_another_device_is_not_held_to_be_on_the_sick_one(place: tuple[str, tuple[str]]) -> None:
+    """Its process or its node died later on, and there was room elsewhere."""
+    game = begun(2)
+    sick = replace(game.board.lanes["gpu0"].seat, gpus=("0",))
+    game.record(orders.sit(game.board, sick, game.now, game.policy)[0])
+    game.orders["gpu0"] = game.board.lanes["gpu0"].order or game.orders["gpu0"]
+    game.turn("gpu0", lost())
+    assert 0 in game.board.retired
+    game.vacate(0)
+    moved = place != (sick.host, sick.gpus)
+    for name in ("gpu0b", "gpu0"):
+        events, order = orders.sit(
+            game.board, replace(sick, lane=name, host=place[0], gpus=place[1]), game.now, game.policy
+        )
+        game.record(events)
+        assert isinstance(order, Stop) != moved and (0 in game.board.retired) != moved
 
 
 def test_a_paused_slot_takes_part_again_with_the_order_that_it_had() -> None:

@@ -77,8 +77,9 @@ class Command:
         self.session = session if brief.repair and brief.id == experiment else ""
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        prompt, answer = self.prompt, folder / "answer.txt"
-        for each in (prompt, answer):  # an agent knows where they are, and may have put something else there
+        # The answer lies beside the log: a sandboxed agent could replace what stands in its own folder.
+        prompt, answer = self.prompt, log.with_suffix(".answer")
+        for each in (prompt, answer):
             trees.remove(each)
         prompt.write_text(brief.prompt, encoding="utf-8")
         minutes = self.setup.options.agent_minutes
@@ -98,7 +99,7 @@ class Command:
             walled=walls is not None,
         )
         self._redact(log, answer)
-        text = answer.read_bytes().decode(errors="replace") if answer.exists() else ""
+        text = _taken(answer)
         said = self.read(text)
         self._last = (brief.id, said.session)
         error = said.error
@@ -164,6 +165,15 @@ class Command:
                     text = text.replace(value.encode(), b"[secret]")
                 if text != said:
                     file.write_bytes(text)
+
+
+def _taken(answer: Path) -> str:
+    """The text of a plain file, "" where there is none; whatever stands there is removed."""
+    text = b""
+    with suppress(OSError), process.opened(answer) as file:  # without a sandbox an agent may have put a pipe there
+        text = file.read()
+    trees.remove(answer)
+    return text.decode(errors="replace")
 
 
 def idea_in(text: str) -> str:

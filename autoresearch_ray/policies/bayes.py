@@ -63,7 +63,8 @@ class Bayes:
 
     def _value_of_another(self, case: Case, mean: float, spread: float) -> float:
         """By how much one more measurement can be expected to better the decision."""
-        moved = spread * spread / math.hypot(spread, case.noise)  # standard deviation of the next mean
+        # The standard deviation of the next mean.
+        moved = spread * (spread / math.hypot(spread, case.noise)) if spread else 0.0
         return expected_excess(mean, moved) - max(0.0, mean)
 
     def _exact(self, case: Case) -> Judgement:
@@ -79,5 +80,5 @@ class Bayes:
 def posterior(case: Case) -> tuple[float, float]:
     """Mean and standard deviation of the true gain."""
     before, spread = case.prior
-    weight = spread * spread / (spread * spread + case.error * case.error)
-    return before + weight * (case.gain - before), math.sqrt(weight) * case.error
+    share = spread / math.hypot(spread, case.error)  # the squares of very small ones are 0
+    return before + share * share * (case.gain - before), share * case.error
