@@ -116,6 +116,13 @@ def leaderboard(board: Board) -> list[Row]:
     return rows
 
 
+def ranked(board: Board) -> list[Experiment]:
+    """The experiments that have a value, the best first: by the gain over the baseline, of several classes each's."""
+    known = [(over_baseline(board, value(board, each)), each) for each in board.experiments]
+    measured = [(gain, each) for gain, each in known if gain is not None]
+    return [each for _, each in sorted(measured, key=lambda pair: (-pair[0], pair[1].number))]
+
+
 def near_misses(experiments: Iterable[Experiment], noise: float | None) -> list[Experiment]:
     """Discards whose gain cannot be told from zero, the most promising first: they may win in company."""
 

@@ -38,7 +38,7 @@ from autoresearch_ray.team import LocalCrew
 
 _TAG = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TICK_SECONDS = 0.2
-_ROOM_BYTES = 64 << 20  # sixty of the longest logs that come with a hand-in
+ROOM_BYTES = 64 << 20  # sixty of the longest logs that come with a hand-in
 _JOIN_SECONDS = 30.0  # nodes were seen to join 6 to 20 s after `ray up`
 _LAST_COPY_SECONDS = 120.0  # for the mirror, on the way out
 
@@ -113,7 +113,7 @@ class Session:
         A script on an ssh terminal of a cluster, as under `ray submit`, would die with its connection. There the same
         command goes on as a Ray job; this process follows its log and ends in `SystemExit` with its status.
         """
-        self._check()
+        self.check()
         self._hand_over()
         with ExitStack() as held:
             start = self._crew_to_be(held)
@@ -178,7 +178,7 @@ class Session:
             self._warn(*self._listening.heed(self._crew))
         self._take_in()
         self._warn(*self._crew.warnings)
-        if shutil.disk_usage(self.folder).free < _ROOM_BYTES:
+        if shutil.disk_usage(self.folder).free < ROOM_BYTES:
             self._warn(f"the disk of {self.folder} is almost full: while nothing can be written, lanes wait")
         return alive
 
@@ -211,7 +211,8 @@ class Session:
 
     # --- Checking, with nothing written ------------------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises the error of whatever must be fixed before this can run; the workers' seats are not looked at."""
         options, scope = self.program.options, self.program.scope
         if not _TAG.fullmatch(self.tag):
             raise SetupError(

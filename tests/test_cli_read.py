@@ -374,6 +374,7 @@ def test_log_filters_and_keeps_the_order(invoke: Invoke) -> None:
     assert numbers("--status", "keep") == [0, 1]
     assert numbers("--lane", "gpu1") == [2, 3]
     assert numbers("--lane", "gpu9") == []
+    assert numbers("--ranked") == [1, 0, 2] and numbers("--ranked", "-n", "1") == [1]
     assert invoke("log", "--lane", "gpu9", "--text").stdout == ""
 
 

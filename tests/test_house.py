@@ -41,7 +41,7 @@ FLOORS = {
     "thought": (
         "ports pace noise evidence pool suspicion breaker layered account outside categories memory board draft "
         "verdicts meanwhile by_hand orders policies markdown metrics sections program advice digest brief proposals "
-        "certainty timesheet results report picture sameness merge repair"
+        "certainty timesheet results report picture sameness merge repair skill"
     ),
     "hands": (
         "process guardian slot_clock slot ledger inbox bare tree store patch repo sandbox caches room remote mirror "
@@ -49,7 +49,7 @@ FLOORS = {
     ),
     "work": "researcher worker coordinator seating team run_folder restore listening",
     "distance": "actors",
-    "faces": "session steering cli __init__ __main__",
+    "faces": "session doctor steering answers tools driving mcp_server cli __init__ __main__",
 }
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}
 
@@ -64,10 +64,11 @@ ROOMS = {
     "openai": ["agents/llm.py"],
     "optuna": ["agents/knobs.py"],
     "matplotlib": ["picture.py"],
+    "mcp": ["mcp_server.py"],
     "click": ["cli/"],
     "rich": ["cli/"],
 }
-EXTRAS = {"openai": "llm", "optuna": "knobs", "matplotlib": "plot"}  # only who asks for them has them
+EXTRAS = {"openai": "llm", "optuna": "knobs", "matplotlib": "plot", "mcp": "mcp"}  # only who asks for them has them
 
 # What decides may import this much of the standard library: no clock, no disk, no chance.
 PURE = {

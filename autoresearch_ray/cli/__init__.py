@@ -16,6 +16,8 @@ import click
 from autoresearch_ray.errors import AutoresearchError
 
 VERBS = {
+    "init": "preparing:init",
+    "doctor": "preparing:doctor",
     "run": "running:run",
     "resume": "running:resume",
     "status": "reading:status",
@@ -33,6 +35,10 @@ VERBS = {
     "resume-lane": "steering:resume_lane",
     "submit": "steering:submit",
     "results": "steering:results",
+    "mcp": "serving:mcp",
+    "install": "installing:install",
+    "guide": "installing:guide",
+    "agent-info": "installing:agent_info",
 }
 
 JSON_MODE = "autoresearch_ray.json"  # in click's `meta`: whether the verb answers in JSON, and errors with it

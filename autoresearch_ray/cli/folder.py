@@ -118,3 +118,24 @@ def logs(folder: Path, experiment: Experiment) -> tuple[Path, Path]:
     """The logs of the experiment's first evaluation and of the agent that proposed it; either may be missing."""
     lane, _, number = experiment.id.rpartition("-")
     return folder / "logs" / lane / f"{number}.log", folder / "logs" / lane / f"{number}.agent.log"
+
+
+def experiment_of(board: Board, name: str) -> Experiment:
+    """The experiment that `name` means: a number, an id, a commit, "baseline" or "best". Raises `SetupError`."""
+    found = {"baseline": board.experiments[0], "best": board.best}.get(name) or board.find(name)
+    if found is None:
+        last = len(board.experiments) - 1
+        raise SetupError(f"there is no experiment {name!r}", f"give a number from 0 to {last}, an id, or a commit")
+    return found
+
+
+def commit_of(board: Board, name: str) -> str:
+    """The commit that `name` means: as `experiment_of`, or where a lane stands. Raises `SetupError`."""
+    if name in board.lanes:
+        return board.lanes[name].head
+    if name == "best" and board.best is None:
+        return board.opened.base
+    experiment = experiment_of(board, name)
+    if experiment.commit is None:
+        raise SetupError(f"#{experiment.number} has no commit: {experiment.reason}", "pick another experiment")
+    return experiment.commit

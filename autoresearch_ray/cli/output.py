@@ -18,11 +18,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 COLOURS = {"keep": "green", "crash": "red", "lost": "yellow", "discard": "bright_black"}
 
 
-def reading(*, document: bool = False) -> Callable[[Function], Function]:
-    """The options `--tag`, `--folder` and `--json` of every reading verb.
+def naming(function: Function) -> Function:
+    """The options `--tag` and `--folder`, which name a run."""
+    folder = click.option(
+        "--folder",
+        metavar="PATH",
+        type=click.Path(file_okay=False, exists=True, path_type=Path),
+        help="Where program.md lies, or a run's own folder; default: here and above.",
+    )
+    return click.option("--tag", metavar="TAG", help="The run; default: the latest one.")(folder(function))
 
-    JSON is automatic when stdout is not a terminal, but for a `document`, which is the same text wherever it goes.
-    """
+
+def answering(*, document: bool = False) -> Callable[[Function], Function]:
+    """The option `--json`: automatic when stdout is not a terminal, but for a `document`, which is the same text
+    wherever it goes."""
 
     def picked(ctx: click.Context, parameter: click.Parameter, value: bool | None) -> bool:
         as_json = not document and not sys.stdout.isatty() if value is None else value
@@ -30,28 +39,21 @@ def reading(*, document: bool = False) -> Callable[[Function], Function]:
         return as_json
 
     automatic = "" if document else " JSON is automatic when piped."
-    options = (
-        click.option("--tag", metavar="TAG", help="The run; default: the latest one."),
-        click.option(
-            "--folder",
-            metavar="PATH",
-            type=click.Path(file_okay=False, exists=True, path_type=Path),
-            help="Where program.md lies, or a run's own folder; default: here and above.",
-        ),
-        click.option(
-            "--json/--text",
-            "as_json",
-            default=None,
-            is_eager=True,
-            callback=picked,
-            help=f"Print JSON, or text.{automatic}",
-        ),
+    return click.option(
+        "--json/--text",
+        "as_json",
+        default=None,
+        is_eager=True,
+        callback=picked,
+        help=f"Print JSON, or text.{automatic}",
     )
 
+
+def reading(*, document: bool = False) -> Callable[[Function], Function]:
+    """The options `--tag`, `--folder` and `--json` of every reading verb; `document` as in `answering`."""
+
     def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
+        return naming(answering(document=document)(function))
 
     return decorate
 

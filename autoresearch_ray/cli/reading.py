@@ -46,12 +46,19 @@ def status(tag: str | None, folder: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last so many.")
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last so many; with --ranked the first.")
+@click.option("--ranked", "best_first", is_flag=True, help="What has a value, the best first.")
 @click.option("--status", "wanted", type=click.Choice(STATUSES), help="Only these.")
 @click.option("--lane", help="Only this lane's.")
 @reading()
 def log(
-    last: int | None, wanted: str | None, lane: str | None, tag: str | None, folder: Path | None, as_json: bool
+    last: int | None,
+    best_first: bool,
+    wanted: str | None,
+    lane: str | None,
+    tag: str | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Every experiment in the order of their numbers, one line each; with --json one object per line.
 
@@ -61,18 +68,20 @@ def log(
     Example:
         autoresearch-ray log -n 20
         autoresearch-ray log --status keep --json | jq -r .description
+        autoresearch-ray log --ranked -n 5
     """
     from autoresearch_ray.certainty import heading, other, others, over_baseline, rough, value
     from autoresearch_ray.model import Outcome
-    from autoresearch_ray.results import described, gained, mark, origin, record, signed, why
+    from autoresearch_ray.results import described, gained, mark, origin, ranked, record, signed, why
 
     _, board = _load(tag, folder)
     chosen = [
         each
-        for each in board.experiments
+        for each in (ranked(board) if best_first else board.experiments)
         if (wanted is None or each.status == wanted) and (lane is None or each.lane == lane)
     ]
-    chosen = chosen[-last:] if last else chosen
+    if last:
+        chosen = chosen[:last] if best_first else chosen[-last:]
     if as_json:
         for each in chosen:
             print_json(record(board, each))
@@ -164,8 +173,10 @@ def diff(old: str, new: str, tag: str | None, folder: Path | None, as_json: bool
         autoresearch-ray diff
         autoresearch-ray diff 12 41 | git apply
     """
+    from autoresearch_ray.cli.folder import commit_of
+
     run, board = _load(tag, folder)
-    first, second = _commit(board, old), _commit(board, new)
+    first, second = commit_of(board, old), commit_of(board, new)
     patch = _hub(run).diff(first, second)
     if as_json:
         print_json({"old": first, "new": second, "diff": patch})
@@ -187,11 +198,11 @@ def show(experiment: str, tag: str | None, folder: Path | None, as_json: bool) -
         autoresearch-ray show 41 --json | jq -r .log
     """
     from autoresearch_ray.certainty import value
-    from autoresearch_ray.cli.folder import logs
+    from autoresearch_ray.cli.folder import experiment_of, logs
     from autoresearch_ray.process import tail
 
     run, board = _load(tag, folder)
-    found = _experiment(board, experiment)
+    found = experiment_of(board, experiment)
     log_file, agent_log = logs(run, found)
     log_tail = tail(log_file, LOG_LINES) if log_file.is_file() else ""
     patch = _hub(run).show(found.commit) if found.commit and found.kind != "baseline" else ""
@@ -363,25 +374,6 @@ def _hub(run: Path) -> Any:
     from autoresearch_ray.repo import Hub
 
     return Hub.open(run / "hub.git")
-
-
-def _experiment(board: Board, name: str) -> Experiment:
-    found = {"baseline": board.experiments[0], "best": board.best}.get(name) or board.find(name)
-    if found is None:
-        last = len(board.experiments) - 1
-        raise SetupError(f"there is no experiment {name!r}", f"give a number from 0 to {last}, an id, or a commit")
-    return found
-
-
-def _commit(board: Board, name: str) -> str:
-    if name in board.lanes:
-        return board.lanes[name].head
-    if name == "best" and board.best is None:
-        return board.opened.base
-    experiment = _experiment(board, name)
-    if experiment.commit is None:
-        raise SetupError(f"#{experiment.number} has no commit: {experiment.reason}", "pick another experiment")
-    return experiment.commit
 
 
 def _write(path: Path, text: str) -> None:
