@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
-from autoresearch_ray import suspicion
+from autoresearch_ray import fleet, suspicion
 from autoresearch_ray.account import Account
 from autoresearch_ray.breaker import THE_PROVIDER, Breaker, backoff_seconds, chance_of
 from autoresearch_ray.events import (
@@ -52,6 +52,7 @@ from autoresearch_ray.model import (
     Failure,
     FailureKind,
     Measurement,
+    Options,
     Order,
     Program,
     Propose,
@@ -65,6 +66,7 @@ from autoresearch_ray.model import (
     Try,
     Wait,
 )
+from autoresearch_ray.money import Money
 from autoresearch_ray.noise import Effects
 from autoresearch_ray.outside import Outside
 from autoresearch_ray.pool import Change, Pool
@@ -78,6 +80,7 @@ _NOT_RUN = IDLE_AGENT | {FailureKind.OUT_OF_SCOPE, FailureKind.CONFLICT}  # noth
 
 
 _MEMORY = Also(MEMORY, Direction.LOWER)
+_CLOSED = Breaker()
 
 
 @dataclass(slots=True)
@@ -104,6 +107,7 @@ class Lane:
     paused: bool = False  # its slot waits for its device
     held: bool = False  # somebody wants it to wait
     proposals: int = 0  # that its agent was asked for
+    reserved_usd: float = 0.0  # set aside for the proposal that it is making
 
     @property
     def ordered(self) -> bool:
@@ -138,17 +142,19 @@ class Board:
         self.evaluations = 0  # attempts that came to be measured
         self.closed: Closed | None = None
         self.started = self.last_at = opened.at
-        self.cost_usd = 0.0
+        self.money = Money()
         self.base_failure: Failure | None = None  # the latest
-        self.agent_failure: Failure | None = None  # the latest
+        self.agent_failures: dict[str, Failure] = {}  # the latest, by provider
         self.machine_failures: dict[int, tuple[str, ...]] = {}  # in a row, by worker: of which commits
         self.paused: dict[int, Paused] = {}  # by worker
         self.retired: dict[int, Retired] = {}  # by worker, until the run is taken up again
         self.stranded: tuple[str, ...] = ()  # proposals that a retired slot took with it, and nobody has tried since
         self.retried: frozenset[str] = frozenset()  # those that are being tried once more
         self.verdicts_since_best = 0
-        self.idle_agents_in_a_row = 0
-        self.breaker = Breaker()
+        self.idle_agents_in_a_row: dict[str, int] = {}  # by provider
+        self.breakers: dict[str, Breaker] = {}  # by provider
+        self._members = fleet.members(opened.program.options)
+        self._providers = fleet.providers(opened.program.options)
         self.turn = 0.0  # when the next lane may begin to ask its agent
         self.ablated: frozenset[str] = frozenset()  # changes that a best was tried without
         self.eval_seconds: float | None = None  # of one evaluation, on the way
@@ -280,6 +286,24 @@ class Board:
         """How many proposals the agent of each lane was asked for."""
         return {name: lane.proposals for name, lane in self.lanes.items()}
 
+    def agent_options(self, lane: str) -> Options:
+        """The options of the run as the agent of a lane has them."""
+        return self._members.get(self.lanes[lane].seat.agent, self.program.options)
+
+    def provider(self, lane: str) -> str:
+        """Whom the agent of a lane asks."""
+        agent = self.lanes[lane].seat.agent
+        return self._providers.get(agent, agent)
+
+    def breaker(self, lane: str) -> Breaker:
+        """Whether the agent of a lane may be asked."""
+        return self.breakers.get(self.provider(lane), _CLOSED)
+
+    def next_usd(self, lane: str) -> float:
+        """What is set aside for the next proposal of a lane, in USD; nothing where no cap says so."""
+        seat = self.lanes[lane].seat
+        return self.money.reservation(seat.agent, self.program.options.cost_usd if seat.cost_known else None)
+
     def lanes_of(self, worker: int) -> list[str]:
         """The lanes that sit, or sat last, on a worker's slot."""
         return sorted(name for name, lane in self.lanes.items() if lane.seat.worker == worker)
@@ -302,10 +326,13 @@ class Board:
                 self._session_started = self.last_at = at
                 self.turn = min(self.turn, at)
                 self.program = program
+                self._members, self._providers = fleet.members(program.options), fleet.providers(program.options)
                 self.closed = None
-                self.idle_agents_in_a_row = 0
-                self.breaker = self.breaker.resumed(at)
+                self.idle_agents_in_a_row = {}
+                self.breakers = {name: each.resumed(at) for name, each in self.breakers.items()}
                 self.machine_failures, self.paused, self.retired = {}, {}, {}
+                for name in self.lanes:
+                    self._interrupted(name)
                 for name, lane in self.lanes.items():
                     self.lanes[name] = replace(
                         lane,
@@ -326,6 +353,7 @@ class Board:
                 known = self.lanes.get(seat.lane)
                 if known:  # its worker is another process now, and has yet to look at its device
                     self._unpause(seat.worker)
+                    self._interrupted(seat.lane)
                     known = self.lanes[seat.lane]
                 head = known.head if known else self.opened.base
                 lane = known or Lane(seat, sitting, head)
@@ -342,15 +370,18 @@ class Board:
                     has_begun=False,
                     interruptions=interruptions,
                 )
+                if isinstance(lane.order, Propose):  # which it is to carry out, for all that is known here
+                    self.lanes[seat.lane].reserved_usd = self.next_usd(seat.lane)
             case Left(spent=spent):
                 self.account.left(spent)
             case Vacated(lane=name):
                 self._unpause(self.lanes[name].seat.worker)
+                self._interrupted(name)
                 lane = self.lanes[name]
                 lane.interruptions += lane.active
                 lane.present = False
                 self.account.died(lane.seat.worker)
-                self.breaker = self.breaker.released(name)
+                self._trip(name, self.breaker(name).released(name))
             case Paused(worker=worker):
                 self.paused[worker] = event
                 self._change(worker, paused=True)
@@ -368,9 +399,11 @@ class Board:
                     self.turn = max(self.turn, at) + 1 / BEGIN_PER_SECOND
                 if isinstance(order, Propose):
                     lane.proposals += order.rework is None
-                    self.breaker = self.breaker.asked(order.id)
+                    lane.reserved_usd = self.next_usd(name)
+                    self._trip(name, self.breaker(name).asked(order.id))
                 else:
-                    self.breaker = self.breaker.released(name)
+                    lane.reserved_usd = 0.0
+                    self._trip(name, self.breaker(name).released(name))
                 if isinstance(order, Replay):
                     lane.hand_ins = 0
                     self.retried |= {each for each in order.commits if each in self.stranded and self._lost(each)}
@@ -410,7 +443,6 @@ class Board:
         lane, measurement, failure = self.lanes[attempt.lane], attempt.measurement, attempt.measurement.failure
         self.attempts += 1
         self.evaluations += measurement.wall_seconds > 0
-        self.cost_usd += attempt.usage.cost_usd or 0.0
         machine, worker = failure is not None and failure.kind is FailureKind.MACHINE, lane.seat.worker
         if machine:
             self.machine_failures[worker] = (*self.machine_failures.get(worker, ()), attempt.commit or "")
@@ -450,29 +482,49 @@ class Board:
 
     def _proposed(self, lane: Lane, attempt: Attempt, at: float) -> None:
         """What the agent made of it. Nobody here is to blame for what the provider says, and it is waited out."""
-        failure, trouble = attempt.measurement.failure, trouble_of(attempt)
+        failure, trouble, breaker = attempt.measurement.failure, trouble_of(attempt), self.breaker(attempt.lane)
+        self.money = self.money.ended(lane.seat.agent, attempt.usage, trouble, lane.reserved_usd)
+        lane.reserved_usd = 0.0
         if failure and failure.kind is FailureKind.MACHINE and not attempt.commit:  # it was not asked
-            self.breaker = self.breaker.released(attempt.lane)
+            self._trip(attempt.lane, breaker.released(attempt.lane))
             return
         chance = chance_of(f"{self.opened.tag}/{attempt.id}")
-        self.breaker = self.breaker.answered(attempt.id, trouble, at, chance)
+        self._trip(attempt.lane, breaker.answered(attempt.id, trouble, at, chance))
         idle = failure is not None and failure.kind in IDLE_AGENT
-        self.agent_failure = failure if idle else self.agent_failure
+        provider = self.provider(attempt.lane)
+        if failure and idle:
+            self.agent_failures = self.agent_failures | {provider: failure}
         if trouble is not None and trouble.kind in THE_PROVIDER:
             return
         lane.agent_failures_in_a_row = lane.agent_failures_in_a_row + 1 if idle else 0
-        self.idle_agents_in_a_row = self.idle_agents_in_a_row + 1 if idle else 0
+        times = self.idle_agents_in_a_row.get(provider, 0)
+        if idle or times:
+            self.idle_agents_in_a_row = self.idle_agents_in_a_row | {provider: times + 1 if idle else 0}
         times = lane.agent_failures_in_a_row - 1  # once may be chance
         lane.backs_off_until = at + backoff_seconds(times, chance) if times > 0 else 0.0
+
+    def _trip(self, lane: str, breaker: Breaker) -> None:
+        """Of the provider that the lane's agent asks."""
+        provider = self.provider(lane)
+        before = self.breakers.get(provider, _CLOSED)
+        if breaker is not before and breaker != before:
+            self.breakers = self.breakers | {provider: breaker}  # anew: a fork shares the old one
+
+    def _interrupted(self, name: str) -> None:
+        """Whoever carried out the lane's order is gone. Nobody will know what a proposal had cost until then."""
+        lane = self.lanes[name]
+        if lane.reserved_usd:
+            self.money = self.money.lost(lane.seat.agent, lane.reserved_usd)
+            self.lanes[name] = replace(lane, reserved_usd=0.0)
 
     def _experiment(self, attempt: Attempt, number: int, at: float) -> Experiment:
         measurement, order = attempt.measurement, self.lanes[attempt.lane].order
         values: tuple[float, ...] = ()
         doubts: tuple[str, ...] = ()
+        seat = self.lanes[attempt.lane].seat
         if measurement.value is not None:
             value = objective(self.program.eval, measurement)
             values = (value,)
-            seat = self.lanes[attempt.lane].seat
             parent = self.evidence.on(attempt.parent, seat.device_class)
             alone = attempt.kind in ("propose", "submit")  # one change, and nobody has measured it before
             gain = self.direction.gain(value, parent.mean) if parent and alone else None
@@ -504,6 +556,7 @@ class Board:
             repaired=attempt.repaired,
             by=order.by if isinstance(order, Try) else "",
             submission=order.submission if isinstance(order, Try) else "",
+            agent=seat.agent if attempt.kind == "propose" else "",
         )
 
     def _doubts(self, measurement: Measurement, gain: float | None, parent: str, seat: Seat) -> tuple[str, ...]:
@@ -774,6 +827,7 @@ def _decided(before: Experiment, event: Judged) -> Experiment:
         before.repaired,
         before.by,
         before.submission,
+        before.agent,
     )
 
 

@@ -1,9 +1,9 @@
 """When the agents' provider is left alone, and who tries whether it works again.
 
-A circuit breaker (M. Nygard, Release It!, 2007) over the proposals of all lanes. A run has one agent and one model, so
-all its lanes share one provider, and one breaker. Closed: everybody asks. After `FAILURES` failures in a row that the
-provider may have caused, or one for which it says itself when to come back, it opens: nobody asks until a time. Then
-one lane asks, the probe, and the others wait for what it says: it closes the breaker, or opens it for twice as long.
+A circuit breaker (M. Nygard, Release It!, 2007) over the proposals of all lanes whose agents ask one provider; a mixed
+fleet may have several of both. Closed: everybody asks. After `FAILURES` failures in a row that the provider may have
+caused, or one for which it says itself when to come back, it opens: nobody asks until a time. Then one lane asks, the
+probe, and the others wait for what it says: it closes the breaker, or opens it for twice as long.
 
 Pure: fed by `Board.apply`; the time and chance are arguments.
 """

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import cached_property
 
 from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.breaker import Breaker
 from autoresearch_ray.events import Closed, Event
 from autoresearch_ray.model import Ablate, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Try, Wait
 from autoresearch_ray.ports import Policy
@@ -43,6 +44,11 @@ class Draft:
         return [lane for name, lane in lanes if name != self.name and lane.active]
 
     @property
+    def breaker(self) -> Breaker:
+        """Of the provider that this lane's agent asks."""
+        return self.board.breaker(self.name)
+
+    @property
     def device_class(self) -> str:
         return self.lane.seat.device_class
 
@@ -58,10 +64,14 @@ class Draft:
 
     @cached_property
     def to_be_counted(self) -> int:
-        """How many other lanes work on an experiment."""
-        return sum(
-            isinstance(each.order, Propose | Replay | Ablate | Try) or each.pending is not None for each in self.working
-        )
+        """How many other lanes work on an experiment. Of one that asks a provider which was gone, nothing may come."""
+
+        def counts(lane: Lane) -> bool:
+            if isinstance(lane.order, Propose):
+                return not self.board.breaker(lane.seat.lane).is_open
+            return isinstance(lane.order, Replay | Ablate | Try) or lane.pending is not None
+
+        return sum(map(counts, self.working))
 
     @cached_property
     def being_tried(self) -> frozenset[str]:
@@ -80,6 +90,14 @@ class Draft:
         limit = self.board.program.options.evaluations
         measuring = sum(not isinstance(each.order, Wait) for each in self.working)
         return math.inf if limit is None else limit - self.board.evaluations - measuring
+
+    @property
+    def left_usd(self) -> float:
+        """The cap less what was spent and what is set aside for other lanes' proposals."""
+        cap = self.board.program.options.cost_usd
+        if cap is None:
+            return math.inf
+        return cap - self.board.money.spent_usd - sum(each.reserved_usd for each in self.others)
 
     @property
     def gathering(self) -> bool:

@@ -23,12 +23,30 @@ _LOOK_SECONDS = (1.0, 15.0)  # between two looks at what others have handed in; 
 
 def why_not(draft: Draft) -> str:
     """Why this lane is to ask no agent now, in words; "" if it may."""
-    breaker = draft.board.breaker
-    if breaker.blocks(draft.now):
-        return breaker.why
+    if draft.breaker.blocks(draft.now):
+        return draft.breaker.why
     if draft.lane.backs_off_until > draft.now:
         return "its agent has brought nothing new again and again"
-    return ""
+    return too_dear(draft)
+
+
+def too_dear(draft: Draft) -> str:
+    """Why there may be no money for this lane's next proposal, in words; "" if there is."""
+    if draft.board.next_usd(draft.name) <= draft.left_usd:
+        return ""
+    return "the dollars that are left are set aside for other proposals, or too few for one of its own"
+
+
+def money_is_spent(draft: Draft) -> bool:
+    """Whether no proposal that costs anything can be paid any more, whatever those under way will turn out to cost."""
+    cap, board = draft.board.program.options.cost_usd, draft.board
+    if cap is None or board.money.spent_usd >= cap:
+        return cap is not None
+    if any(each.reserved_usd for each in draft.working):
+        return False
+    names = (name for name, lane in board.lanes.items() if lane.ordered or name == draft.name)
+    costs = [usd for name in names if (usd := board.next_usd(name)) > 0]
+    return bool(costs) and min(costs) > draft.left_usd
 
 
 def stands_idle(draft: Draft) -> bool:
@@ -36,17 +54,25 @@ def stands_idle(draft: Draft) -> bool:
     if draft.board.closed or not why_not(draft):
         return False
     beside = (each for each in draft.working if each.seat.worker == draft.lane.seat.worker)
-    return draft.board.breaker.blocks(draft.now) or all(isinstance(each.order, Wait) for each in beside)
+    return all(isinstance(each.order, Wait) or draft.board.breaker(each.seat.lane).blocks(draft.now) for each in beside)
 
 
 def give_up(draft: Draft) -> None:
     """Closes the run when all agents fail again and again: a human must look. What needs no model is still done."""
-    board, times = draft.board, draft.board.idle_agents_in_a_row
-    reason = board.agent_failure.message if board.agent_failure else ""
-    if times >= max(2 * PATIENCE, PATIENCE * len(board.lanes)):
-        draft.stop(f"the agents failed {times} times in a row: {reason}", failed=True)
-    elif board.breaker.hopeless(draft.now):
-        draft.stop(f"{board.breaker.why}: {reason}", failed=True)
+    why = _hopeless(draft, draft.name)
+    if why and all(_hopeless(draft, name) for name, lane in draft.board.lanes.items() if lane.ordered):
+        draft.stop(why, failed=True)
+
+
+def _hopeless(draft: Draft, name: str) -> str:
+    """Why the agents that ask the provider of a lane are given up, in words; "" while they are not."""
+    board, provider, breaker = draft.board, draft.board.provider(name), draft.board.breaker(name)
+    times, failure = board.idle_agents_in_a_row.get(provider, 0), board.agent_failures.get(provider)
+    reason = failure.message if failure else ""
+    lanes = sum(board.provider(each) == provider for each in board.lanes) if times >= 2 * PATIENCE else 0
+    if lanes and times >= PATIENCE * lanes:
+        return f"the agents failed {times} times in a row: {reason}"
+    return f"{breaker.why}: {reason}" if breaker.hopeless(draft.now) else ""
 
 
 def meanwhile(draft: Draft) -> Order | None:
@@ -63,10 +89,9 @@ def meanwhile(draft: Draft) -> Order | None:
 def out_of_money(draft: Draft) -> Order | None:
     """The run is closed because its dollars are spent, and the GPUs cost none: the best without one of its changes."""
     board, options = draft.board, draft.board.program.options
-    spent = options.cost_usd is not None and board.cost_usd >= options.cost_usd
     counted = options.experiments is not None and board.counted >= options.experiments
     evaluated = options.evaluations is not None and board.evaluations >= options.evaluations
-    return _ablate(draft) if board.closed and spent and not counted and not evaluated else None
+    return _ablate(draft) if board.closed and money_is_spent(draft) and not counted and not evaluated else None
 
 
 def _know_the_best(draft: Draft) -> Order | None:
@@ -104,7 +129,7 @@ def wait(draft: Draft, why: str) -> Wait:
     board, lane = draft.board, draft.lane
     shortest, longest = _LOOK_SECONDS
     look = min(max(board.eval_seconds or 0.0, shortest), longest) * (0.75 + chance_of(draft.id) / 2)
-    until = board.breaker.until if board.breaker.is_open else lane.backs_off_until
+    until = draft.breaker.until if draft.breaker.is_open else lane.backs_off_until
     left = (until or 0.0) - draft.now
     return Wait(draft.id, min(left, look) if left > 0 else look, why)
 

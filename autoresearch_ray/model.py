@@ -122,6 +122,30 @@ class Eval:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One of the agents of a mixed fleet. What is None here is as `Options` have it for all of them."""
+
+    agent: str | None = None
+    agent_command: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    temperature: float | None = None
+    extra_args: tuple[str, ...] | None = None
+    agent_minutes: float | None = None
+    weight: float = 1.0  # of the lanes that it gets
+    name: str | None = None  # by which people are told of it; None: its agent and its model
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in USD per million tokens."""
+
+    input: float
+    output: float
+    cached: float | None = None  # for input that the provider had read before; None: as all input
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """How to run a program. Front matter, flags and `research()` use exactly these words."""
 
@@ -132,6 +156,8 @@ class Options:
     base_url: str | None = None  # of an endpoint that speaks as OpenAI's does, for agents that can be pointed at one
     temperature: float | None = None  # of the replies to `agent: llm`; None: the endpoint's own
     extra_args: tuple[str, ...] = ()  # behind the arguments that a preset gives its tool
+    agents: tuple[Member, ...] = ()  # a mixed fleet: lanes have different ones
+    prices: Mapping[str, Price] = field(default_factory=dict)  # by model or, where that is not said, by agent
     agent_minutes: float = 10.0
     secrets: tuple[str, ...] = ()  # names of environment variables that only the agent sees
     env: tuple[str, ...] = ()  # names of environment variables that evaluations see besides the allow list
@@ -251,12 +277,18 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a proposal cost. `None` is "the agent did not say"."""
+    """What a proposal cost. `None` is "not known", never zero.
+
+    Dollars are `reported` by the agent or `priced` from its tokens. Of several requests of which some say nothing they
+    are what the others cost: the least that was spent, and `partly` known.
+    """
 
     seconds: float = 0.0
-    input_tokens: int | None = None
+    input_tokens: int | None = None  # the cached ones among them
     output_tokens: int | None = None
     cost_usd: float | None = None
+    cached_tokens: int | None = None
+    cost_source: Literal["reported", "priced", "partly"] | None = None
 
 
 class TroubleKind(StrEnum):
@@ -542,6 +574,7 @@ class Experiment:
     repaired: str = ""  # what its agent was asked to repair, in a line
     by: str = ""  # who submitted it; "" where an agent of the run proposed it
     submission: str = ""  # the id of that
+    agent: str = ""  # who proposed it; "" where nobody did
 
     @property
     def outcome(self) -> Outcome | None:
@@ -608,3 +641,5 @@ class Seat:
     gpus: tuple[str, ...] = ()
     device_class: str = ""  # model, memory, driver and share: values of one class can be compared as they are
     sandbox: str = ""  # "bwrap", or "none" and, behind a colon, why it cannot be had here
+    agent: str = ""  # which of the run's agents sits there, such as "claude:opus"
+    cost_known: bool = False  # whether it will be known what its proposals cost

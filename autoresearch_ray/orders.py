@@ -17,7 +17,15 @@ from autoresearch_ray.by_hand import held, is_wanted, nobody_proposes, submitted
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.draft import close as close
 from autoresearch_ray.events import Event, Measured, Moved, Ordered, Paused, Retired, Seated, Unpaused, Vacated
-from autoresearch_ray.meanwhile import give_up, meanwhile, out_of_money, stands_idle, why_not
+from autoresearch_ray.meanwhile import (
+    give_up,
+    meanwhile,
+    money_is_spent,
+    out_of_money,
+    stands_idle,
+    too_dear,
+    why_not,
+)
 from autoresearch_ray.model import (
     REWORKS,
     Ablate,
@@ -143,9 +151,9 @@ def _is_void(draft: Draft, left: Order) -> bool:
     if isinstance(left, Try):
         return draft.board.closed is not None
     if isinstance(left, Propose):
-        breaker = draft.board.breaker
+        breaker = draft.breaker
         asks = left.id == breaker.probe if breaker.is_open else not why_not(draft)
-        return draft.board.closed is not None or _enough_is_under_way(draft) or not asks
+        return draft.board.closed is not None or _enough_is_under_way(draft) or not asks or bool(too_dear(draft))
     return isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits)
 
 
@@ -320,8 +328,8 @@ def _limit_is_reached(draft: Draft) -> None:
         draft.stop(f"{options.evaluations} evaluations", finished=True)
     elif hours is not None and draft.board.elapsed_seconds(draft.now) + _ending_seconds(draft) >= hours * 3600:
         draft.stop(f"{hours:g} hours are over soon", finished=True)
-    elif options.cost_usd is not None and board.cost_usd >= options.cost_usd:
-        draft.stop(f"{options.cost_usd:g} dollars are spent", finished=True)
+    elif options.cost_usd is not None and money_is_spent(draft):
+        draft.stop(f"{options.cost_usd:g} dollars are spent, or too few are left for a proposal", finished=True)
     elif options.target is not None and _has_reached(board, options.target):
         draft.stop(f"the target {options.target:g} is reached", finished=True)
     elif options.plateau is not None and board.verdicts_since_best >= options.plateau:

@@ -63,6 +63,9 @@ class Agent(Protocol):
 
     An agent that can do something with the reason why its edit was refused says so in its class: `repairs = True`. Only
     such a one is given a `Brief` with `repair`. It is no member of this protocol: one that says nothing cannot.
+
+    A class may say what becomes known of the cost of a proposal, as its attribute `reports`: "cost" if `Usage.cost_usd`
+    is always given, "tokens" if those are, "free" if no model is asked; without it, "nothing" is counted on.
     """
 
     def __init__(self, setup: AgentSetup) -> None: ...

@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from autoresearch_ray import markdown, metrics, sections
+from autoresearch_ray import fleet, markdown, metrics, sections
 from autoresearch_ray.errors import ProgramError
 from autoresearch_ray.markdown import Field, Line, Section
-from autoresearch_ray.model import Eval, Metric, Options, Parse, ParseKind, Program, Scope
+from autoresearch_ray.model import Eval, Member, Metric, Options, Parse, ParseKind, Price, Program, Scope
 
 _SECTIONS = ("scope", "eval", "strategy", "notes")
 
@@ -58,8 +58,14 @@ def parse(text: str, file: str = "program.md", toml: str | None = None) -> Progr
 def options(base: Options, changes: Mapping[str, object]) -> Options:
     """`base` with `changes` (flags, keyword arguments) over it, held to the rules of the front matter.
 
-    A value of None was not given, and changes nothing. Raises `ProgramError` that names the key.
+    A value of None was not given, and changes nothing. Who names an agent has that one instead of the `agents` of the
+    front matter; any other word of theirs goes for all of them. Raises `ProgramError` that names the key.
     """
+    said = {key for key, value in changes.items() if value is not None}
+    if "agents" not in said:
+        over: dict[str, Any] = dict.fromkeys(said.intersection(fleet.OWN))
+        agents = () if said & {"agent", "agent_command"} else base.agents
+        base = dataclasses.replace(base, agents=tuple(dataclasses.replace(each, **over) for each in agents))
     return _options(base, {key: (value, _NOWHERE) for key, value in changes.items()})
 
 
@@ -210,6 +216,8 @@ _KNOWN = {  # what is expected, and an example
     "base_url": ("an http or https URL that holds no password", "base_url: http://localhost:8000/v1"),
     "temperature": ("a number from 0 to 2", "temperature: 0.7"),
     "extra_args": ("a list of arguments", "extra_args: [--effort, high]"),
+    "agents": ("a list of agents with words of their own", "agents: [{agent: claude, model: opus, weight: 2}]"),
+    "prices": ("USD per million tokens, by model", "prices: {opus: {input: 15, output: 75, cached: 1.5}}"),
     "agent_minutes": ("a number above 0", "agent_minutes: 10"),
     "secrets": (_NAMES, "secrets: [ANTHROPIC_API_KEY]"),
     "env": (_NAMES, "env: [HF_HOME]"),
@@ -306,13 +314,16 @@ def _add(found: dict[str, tuple[object, Line]], key: str, node: yaml.Node, line:
     found[key] = (_value(node), line)
 
 
-def _value(node: yaml.Node) -> object:
+def _value(node: yaml.Node, deep: int = 0) -> object:
+    """As deep as anything here goes: an alias may lead to what it stands in."""
     if isinstance(node, yaml.ScalarNode):
         empty = node.style is None and node.value in ("", "~", "null")
         return None if empty else node.value
+    if deep > 2:
+        return None
     if isinstance(node, yaml.SequenceNode):
-        return [each.value if isinstance(each, yaml.ScalarNode) else None for each in node.value]
-    return {}
+        return [_value(each, deep + 1) for each in node.value]
+    return {key.value: _value(value, deep + 1) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
 
 
 def _options(base: Options, said: Mapping[str, tuple[object, Line]]) -> Options:
@@ -325,6 +336,11 @@ def _options(base: Options, said: Mapping[str, tuple[object, Line]]) -> Options:
         if value is None:
             continue
         expected, example = _KNOWN[key]
+        if key == "agents" and isinstance(value, list | tuple):
+            value = [_member(each, number, line) for number, each in enumerate(value, 1)]
+        if key == "prices" and isinstance(value, dict):
+            for model, price in value.items():
+                _no_others(price, Price, f"the price of {model}", line)
         try:
             checked[key] = getattr(_ADAPTER.validate_python({key: value}), key)
             right = _fits(key, checked[key])
@@ -338,12 +354,35 @@ def _options(base: Options, said: Mapping[str, tuple[object, Line]]) -> Options:
     return dataclasses.replace(base, **checked)
 
 
+def _member(said: object, number: int, line: Line) -> object:
+    """One of `agents`, its own words held to the rules that they have for all."""
+    if not isinstance(said, dict):
+        return said
+    _no_others(said, Member, f"number {number} of agents", line)
+    own = {key: (value, line) for key, value in said.items() if key in fleet.OWN}
+    checked = _options(Options(), own)
+    return {key: getattr(checked, key) if key in own else value for key, value in said.items() if value is not None}
+
+
+def _no_others(said: object, kind: type[Member | Price], where: str, line: Line) -> None:
+    """A word that is not a field of `kind` would change nothing, and nobody would see why."""
+    known = [each.name for each in dataclasses.fields(kind)]
+    if strange := [each for each in said if each not in known] if isinstance(said, dict) else []:
+        raise line.wrong(f"{strange[0]!r} is not known in {where}", f"known: {', '.join(known)}")
+
+
 def _fits(key: str, value: Any) -> bool:
     """What the types of `Options` do not say."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if key == "tag":
         return _TAG.fullmatch(value) is not None
+    if key == "agents":
+        weights = [each.weight for each in value]
+        return all(0 < each < math.inf for each in weights) and all(each.name is None or each.name for each in value)
+    if key == "prices":
+        dollars = [usd for each in value.values() for usd in (each.input, each.output, each.cached)]
+        return all(usd is None or 0 <= usd < math.inf for usd in dollars)
     if key in ("secrets", "env"):
         return all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each) for each in value)
     if key == "mirror" and _CREDENTIALS.search(value):

@@ -7,17 +7,27 @@ from dataclasses import replace
 from typing import TypeVar
 
 from autoresearch_ray.brief import one_line
-from autoresearch_ray.model import Brief, Failure, FailureKind, Proposal, Scalar, Trouble, TroubleKind, Usage
+from autoresearch_ray.model import Brief, Failure, FailureKind, Price, Proposal, Scalar, Trouble, TroubleKind, Usage
+from autoresearch_ray.money import Reports, billed
 
 _Number = TypeVar("_Number", int, float)
 
 
-def sane(proposal: Proposal, seconds: float) -> Proposal:
-    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading."""
-    cost = proposal.usage.cost_usd
-    usage = replace(
-        proposal.usage, seconds=seconds, cost_usd=cost if cost is not None and 0 <= cost < math.inf else None
+def sane(proposal: Proposal, seconds: float, said: Reports = "nothing", price: Price | None = None) -> Proposal:
+    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading.
+
+    `said` is what the agent reports of its cost, and `price` that of its tokens.
+    """
+    cost, given = proposal.usage.cost_usd, proposal.usage
+    usage = Usage(
+        seconds,
+        _count(given.input_tokens),
+        _count(given.output_tokens),
+        cost if cost is not None and 0 <= cost < math.inf else None,
+        _count(given.cached_tokens),
+        "partly" if given.cost_source == "partly" else None,
     )
+    usage = billed(usage, said, price)
     params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
     return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
 
@@ -31,6 +41,10 @@ def trouble_with(proposal: Proposal, failure: Failure) -> Trouble | None:
     return said if seconds is None or 0 <= seconds < math.inf else replace(said, retry_after_seconds=None)
 
 
+def _count(tokens: int | None) -> int | None:
+    return tokens if isinstance(tokens, int) and 0 <= tokens <= 2**53 else None
+
+
 def _plain(value: Scalar) -> bool:
     """Whether it comes back from the ledger as it went in."""
     if isinstance(value, str):
@@ -40,12 +54,22 @@ def _plain(value: Scalar) -> bool:
 
 def together(one: Usage, other: Usage) -> Usage:
     """What two proposals cost. What only one of them says counts: it is the least that was spent."""
+    if one == Usage():  # there was none before
+        return other
+    sources = {one.cost_source, other.cost_source}
+    partly = "partly" in sources or _said(one) != _said(other) or (None in sources and len(sources) > 1)
     return Usage(
         one.seconds + other.seconds,
         _sum(one.input_tokens, other.input_tokens),
         _sum(one.output_tokens, other.output_tokens),
         _sum(one.cost_usd, other.cost_usd),
+        _sum(one.cached_tokens, other.cached_tokens),
+        "partly" if partly else one.cost_source if len(sources) == 1 else "priced",
     )
+
+
+def _said(usage: Usage) -> bool:
+    return usage.cost_usd is not None or usage.input_tokens is not None
 
 
 def _sum(one: _Number | None, other: _Number | None) -> _Number | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from autoresearch_ray import comparison
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import (
     confirmation,
@@ -65,6 +66,7 @@ def markdown(board: Board, diff: str, picture: str | None) -> str:
         f"![Progress]({picture})" if picture else "",
         _section("Caveats", _bullets(_caveats(board))),
         _section("What it took", _bullets(_costs(board))),
+        _section("Agents", _agents(board)),
         _section("Where the time went", _account(board)),
         _section("Noise", _noise(board)),
         _section("Lanes", _lanes(board)),
@@ -154,12 +156,25 @@ def _costs(board: Board) -> Iterable[str]:
     energy = [each.resources.energy_joules for each in board.experiments if each.resources.energy_joules is not None]
     if energy:
         yield f"{sum(energy) / 3.6e6:.3g} kWh, read in {len(energy)} of {len(board.experiments)} experiments"
-    if board.cost_usd:
-        yield f"${board.cost_usd:.2f} for the agents, as far as they said"
+    money = board.money
+    if money.known_usd:
+        yield f"${money.known_usd:.2f} for the agents, as far as they said"
+    if money.unknown:
+        charged = f", for which ${money.charged_usd:.2f} counts against the cap" if money.charged_usd else ""
+        yield f"{money.unknown} proposals of which it is not known what they cost{charged}"
     said = [each.usage for each in board.experiments if each.usage.input_tokens or each.usage.output_tokens]
     if said:
         read, wrote = sum(each.input_tokens or 0 for each in said), sum(each.output_tokens or 0 for each in said)
         yield f"{read:,} tokens in, {wrote:,} out"
+
+
+def _agents(board: Board) -> str:
+    head, *rows = comparison.table(board) or [()]
+    words = (
+        "The gain is what an agent's changes in the best are expected to bring, each by itself; the time is that of "
+        "its thinking and of measuring what it thought of."
+    )
+    return f"{words}\n\n{_table(head, rows)}" if rows else ""
 
 
 def _account(board: Board) -> str:
@@ -175,22 +190,26 @@ def _noise(board: Board) -> str:
 
 
 def _lanes(board: Board) -> str:
-    names = others(board)
+    names, rows = others(board), leaderboard(board)
+    mixed, paid = len({row.agent for row in rows}) > 1, any(row.cost_usd for row in rows)
+    whose, tried = ("agent",) * mixed, ("keeps", "tried", *("dollars",) * paid)
     return _table(
-        ("rank", "lane", "device", heading(board), "over the baseline", *names, "keeps", "tried", "head"),
+        ("rank", "lane", "device", *whose, heading(board), "over the baseline", *names, *tried, "head"),
         [
             (
                 str(row.rank),
                 row.lane,
                 row.device,
+                *((row.agent,) * mixed),
                 str(row.value or "-"),
                 signed(row.gain),
                 *(rough(row.also[name]) for name in names),
                 str(row.keeps),
                 str(row.experiments),
+                *((comparison.dollars_text(row.cost_usd, 0),) * paid),
                 row.head[:7],
             )
-            for row in leaderboard(board)
+            for row in rows
         ],
     )
 

@@ -21,6 +21,7 @@ from autoresearch_ray.model import (
     FailureKind,
     Holdout,
     Measurement,
+    Price,
     Proposal,
     Propose,
     Remeasure,
@@ -30,6 +31,7 @@ from autoresearch_ray.model import (
     Use,
     Wait,
 )
+from autoresearch_ray.money import reports
 from autoresearch_ray.ports import Agent, Reply, Signals, Taken, Welcome
 from autoresearch_ray.proposals import sane, together, told, trouble_with
 from autoresearch_ray.store import Candidate, Store
@@ -57,6 +59,7 @@ class Researcher:
     evaluator: Evaluator
     folder: Path
     signals: Signals
+    price: Price | None = None  # of the tokens of its agent
 
     def run(self, reply: Reply) -> None:
         """Work until told to stop. What a drain or a halt leaves undone is ordered again when the run is taken up."""
@@ -211,7 +214,7 @@ class Researcher:
                     proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
             except Exception as error:  # noqa: BLE001
                 proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
-        return sane(proposal, time.monotonic() - began)
+        return sane(proposal, time.monotonic() - began, reports(self.agent), self.price)
 
     def _committed(self, tree: Path, order: Propose, proposal: Proposal) -> Candidate | Failure:
         """What the agent did is what differs in its tree, whatever it says."""

@@ -30,12 +30,14 @@ class Row:
     rank: int
     lane: str
     device: str  # its class, where there are several
+    agent: str
     head: str
     value: Value | None
     gain: float | None
     also: Mapping[str, float | None]
     experiments: int
     keeps: int
+    cost_usd: float | None  # of its proposals, as far as it is known
 
 
 # --- Words ----------------------------------------------------------------------------------------------------------
@@ -105,6 +107,10 @@ def leaderboard(board: Board) -> list[Row]:
     experiments = Counter(each.lane for each in board.experiments[1:])
     keeps = Counter(each.lane for each in board.experiments[1:] if each.status is Status.KEEP)
     names, several = others(board), len(board.classes) > 1
+    costs: dict[str, float] = {}
+    for each in board.experiments:
+        if each.usage.cost_usd is not None:
+            costs[each.lane] = costs.get(each.lane, 0.0) + each.usage.cost_usd
     rows = []
     for rank, name in enumerate(board.ranking(), start=1):
         lane = board.lanes[name]
@@ -112,7 +118,8 @@ def leaderboard(board: Board) -> list[Row]:
         device = lane.seat.device_class if several and lane.seat.device_class else lane.seat.device
         known, also = value(board, at), {each: other(at, each) for each in names}
         better = over_baseline(board, known)
-        rows.append(Row(rank, name, device, lane.head, known, better, also, experiments[name], keeps[name]))
+        tried, kept, cost = experiments[name], keeps[name], costs.get(name)
+        rows.append(Row(rank, name, device, lane.seat.agent, lane.head, known, better, also, tried, kept, cost))
     return rows
 
 
@@ -223,6 +230,11 @@ def record(board: Board, experiment: Experiment) -> dict[str, Any]:
         "memory_gb": None if memory is None else round(memory, 3),
         "also": {each.name: other(experiment, each.name) for each in board.program.eval.also},
         "cost_usd": experiment.usage.cost_usd,
+        "cost_source": experiment.usage.cost_source,
+        "input_tokens": experiment.usage.input_tokens,
+        "cached_tokens": experiment.usage.cached_tokens,
+        "output_tokens": experiment.usage.output_tokens,
+        "agent": experiment.agent or None,
         "outcome": str(experiment.outcome) if experiment.outcome else None,
         "repaired": experiment.repaired or None,
         "transcript": transcript(experiment),

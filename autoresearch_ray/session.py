@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from autoresearch_ray import board as boards
-from autoresearch_ray import ledger, model, process, report, results, seating, sections
+from autoresearch_ray import fleet, ledger, model, money, process, report, results, seating, sections
 from autoresearch_ray import picture as pictures
 from autoresearch_ray import program as reader
 from autoresearch_ray.errors import AgentError, AutoresearchError, ClusterError, LedgerError, RepoError, SetupError
@@ -235,9 +235,8 @@ class Session:
         named("policies", options.policy)
         if options.monitor != "auto":
             named("monitors", options.monitor)
-        agent = named("agents", options.agent)
+        self._check_agents()
         if options.address is None:
-            agent.check(options, {**allowed(self._environ, options.env), **self._secrets()})
             self.sandbox = sandbox(options.sandbox, self._environ, self._origin.top)[1]
         if not begun and self._origin.has_branches(self.tag):
             raise SetupError(
@@ -251,6 +250,23 @@ class Session:
             mirror = Mirror(remote, self.folder, self.tag)
             self._mirroring = Mirroring(mirror, self.folder, 60 * options.mirror_minutes, self.warnings)
             self._mirroring.check()
+
+    def _check_agents(self) -> None:
+        """Each of them, here if it works here. A run that ends by its dollars alone must know all of them."""
+        options = self.program.options
+        for name, own in fleet.members(options).items():
+            agent = named("agents", own.agent)
+            if options.address is None:
+                agent.check(own, {**allowed(self._environ, options.env), **self._secrets()})
+            bounded = options.cost_usd is None or options.hours is not None or options.experiments is not None
+            if not bounded and not money.is_known(agent, own):
+                tokens = money.reports(agent) != "nothing"
+                model = own.model or own.agent
+                example = f"prices: {{{model}: {{input: 3, output: 15}}}} in USD per million tokens, or " * tokens
+                raise SetupError(
+                    f"what the agent {name} costs is not known, so {options.cost_usd:g} dollars are no limit of it",
+                    f"{example}another limit beside it: --hours or --experiments",
+                )
 
     def _check_holdout(self) -> None:
         """Agents and evaluations are given every committed file: a holdout among them is none."""

@@ -98,7 +98,7 @@ class Tools:
                 limit=speed.limit,
                 lanes={name: _doing(board, name) for name in lanes},
                 out_of_use=[line(f"{what}: {said}", LINE) for what, said in words.slot_lines(board, now)],
-                agents=words.agents_text(board, now),
+                agents="; ".join(words.agents_lines(board, now)),
             )
 
     def leaderboard(self, limit: int = 20) -> Ranking:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from autoresearch_ray import process
+from autoresearch_ray import fleet, money, process
 from autoresearch_ray import tree as trees
 from autoresearch_ray.board import IDLE_AGENT
 from autoresearch_ray.checkup import Checkup
@@ -110,8 +110,8 @@ class Worker:
             self._evaluator.set_up(self.signals)
             if self.signals.drain.is_set():
                 return
-            options = self.welcome.program.options
-            named("agents", options.agent).check(options, self._agent_environ())
+            for own in fleet.members(self.welcome.program.options).values():
+                named("agents", own.agent).check(own, self._agent_environ())
             name = f"worker{self.index}"
             with ThreadPoolExecutor(max_workers=len(_LETTERS), thread_name_prefix=name) as self._pool:
                 self._begin(0)
@@ -167,7 +167,7 @@ class Worker:
     def _begin(self, number: int) -> None:
         lane = lane_name(self.welcome.program.options, self.index, number)
         self._evaluator.slot.seat(lane)
-        self._lanes[number] = self._pool.submit(self._lane, lane)
+        self._lanes[number] = self._pool.submit(self._lane, lane, number)
         self._lanes[number].add_done_callback(lambda _: self._look.set())
 
     def _wait_for_lanes(self) -> None:
@@ -236,12 +236,12 @@ class Worker:
         self._ends = self._ends or (isinstance(order, Stop) and not rests)
         self._look.set()
 
-    def _lane(self, lane: str) -> None:
+    def _lane(self, lane: str, number: int) -> None:
         with self._clock.doing(Use.TREES):
-            self._research(lane)
+            self._research(lane, number)
 
-    def _research(self, lane: str) -> None:
-        options = self.welcome.program.options
+    def _research(self, lane: str, number: int) -> None:
+        called, options = fleet.seated(self.welcome.program.options, self.index, number)
         folder = self.folder / lane
         folder.mkdir(parents=True, exist_ok=True)
         kept = Path(self.welcome.folder)
@@ -249,7 +249,8 @@ class Worker:
         state.mkdir(parents=True, exist_ok=True)
         walls = self._agent_walls(self.walls, folder, state) if self.walls else None
         setup = AgentSetup(self.welcome.program, options, lane, state, self._agent_environ(), walls)
-        seat = replace(self._seat, lane=lane)
+        known = money.is_known(named("agents", options.agent), options)
+        seat = replace(self._seat, lane=lane, agent=called, cost_known=known)
         sitting, reply = self._ask(lambda: self.desk.sit(seat, self._clock.spent()))
         self._unfinished = reply.unfinished
         self._told(lane, reply.order)
@@ -264,6 +265,7 @@ class Worker:
             evaluator=self._evaluator,
             folder=folder,
             signals=self.signals,
+            price=money.price(options),
         ).run(reply)
 
 

@@ -73,6 +73,8 @@ class Game:
     propose: Callable[[Game, str], float] = lambda game, parent: game.chance.gauss(0.0, 0.01)
     fails: float = 0.0
     clashes: float = 0.0  # share of all pairs of changes that conflict
+    agents: tuple[str, ...] = ("",)  # of the workers in turn
+    cost_known: bool = False  # of their proposals
     biases: dict[str, float] = field(default_factory=lambda: {"": 0.0})  # by class: how much higher values read there
     truth: dict[str, float] = field(default_factory=lambda: {"base": 1.0})
     changes: dict[str, tuple[str, ...]] = field(
@@ -91,11 +93,20 @@ class Game:
         seed: int = 0,
         policy: Policy | None = None,
         biases: dict[str, float] | None = None,
+        agents: tuple[str, ...] = ("",),
+        cost_known: bool = False,
         **words: object,
     ) -> Game:
         """One lane on each worker, and the workers on the classes of `biases` in turn."""
         start = opened(**words)  # type: ignore[arg-type]
-        game = cls(Board(start), policy or Bayes(), chance=random.Random(seed), biases=biases or {"": 0.0})
+        game = cls(
+            Board(start),
+            policy or Bayes(),
+            chance=random.Random(seed),
+            agents=agents,
+            cost_known=cost_known,
+            biases=biases or {"": 0.0},
+        )
         game.lines.append([start])
         for index in range(lanes):
             game.sit(f"gpu{index}", index)
@@ -112,7 +123,8 @@ class Game:
     def sit(self, lane: str, worker: int, device_class: str | None = None) -> Order:
         classes = list(self.biases)
         here = classes[worker % len(classes)] if device_class is None else device_class
-        seat = Seat(lane, worker, "host", 1, device_class=here)
+        agent = self.agents[worker % len(self.agents)]
+        seat = Seat(lane, worker, "host", 1, device_class=here, agent=agent, cost_known=self.cost_known)
         events, order = orders.sit(self.board, seat, self.now, self.policy)
         self.record(events)
         self.orders[lane] = order

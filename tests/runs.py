@@ -63,10 +63,12 @@ class Run:
         self.lines.append(events)
         self.now += MINUTE
 
-    def seat(self, lane: str, worker: int = 0, device: str = "NVIDIA H200", device_class: str = "") -> None:
+    def seat(
+        self, lane: str, worker: int = 0, device: str = "NVIDIA H200", device_class: str = "", agent: str = ""
+    ) -> None:
         self._attempts[lane] = 0
         self.add(
-            Seated(self.now, Seat(lane, worker, "node0", 4242, device, ("0",), device_class), 1),
+            Seated(self.now, Seat(lane, worker, "node0", 4242, device, ("0",), device_class, agent=agent), 1),
             Ordered(self.now, lane, Remeasure(f"{lane}-1", self.base, 1, "the baseline")),
         )
 

@@ -312,6 +312,7 @@ def test_claude_is_called_headless_with_file_tools_only_and_the_prompt_on_stdin(
     assert (proposal.idea, proposal.error) == ("WIDTH 64 -> 96", None)
     usage = proposal.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (3210, 40, 0.0123)
+    assert usage.cached_tokens == 3000
     assert usage.seconds > 0
 
 
@@ -366,6 +367,7 @@ def test_codex_is_called_in_its_sandbox_without_network_and_the_prompt_on_stdin(
     assert (proposal.idea, proposal.error) == ("WIDTH 64 -> 96", None)
     usage = proposal.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (900, 50, None)
+    assert usage.cached_tokens == 800
 
 
 def test_codex_with_a_key_gets_a_home_of_its_own_that_exists(checkout: Path) -> None:

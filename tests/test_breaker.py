@@ -207,14 +207,14 @@ class Night:
             given = game.hand_in(attempt)
             if isinstance(given, Propose):
                 assert not self.probes() - {lane}, "never two probes at once"
-            if game.board.breaker.is_open:
+            if game.board.breaker("gpu0").is_open:
                 self.during.append(given)
             if not isinstance(given, Stop):
                 ends[lane] = now + self.takes(lane)
         raise AssertionError("this run does not end")
 
     def probes(self) -> set[str]:
-        probe = self.game.board.breaker.probe
+        probe = self.game.board.breaker("gpu0").probe
         return {name for name, each in self.game.orders.items() if probe and getattr(each, "id", "") == probe}
 
 
@@ -236,7 +236,7 @@ def test_a_run_outlasts_a_provider_that_is_down_and_the_ledger_tells_the_same(wo
     game, board = night.game, night.game.board
     assert board.closed is not None and board.closed.finished and board.counted >= 30
     again = replayed([ledger.decode(ledger.encode(line)) for line in game.lines])
-    assert again.breaker == board.breaker and again.lanes == board.lanes and again.turn == board.turn
+    assert again.breakers == board.breakers and again.lanes == board.lanes and again.turn == board.turn
     lines = [each for line in game.lines for each in line]
     lengthy = [each for each in lines if isinstance(each, Measured) and each.attempt.kind == "wait"]
     assert not lengthy, "waiting writes nothing"
@@ -284,7 +284,7 @@ def published(game: Game, lane: str, *gains: float) -> list[str]:
 
 def out(game: Game, lane: str, trouble: Trouble = LIMITED) -> None:
     """The provider is gone, as `lane` finds."""
-    while not game.board.breaker.is_open:
+    while not game.board.breaker("gpu0").is_open:
         trouble_at = isinstance(game.orders[lane], Propose)
         game.turn(lane, lost(trouble) if trouble_at else None, **({"trouble": trouble} if trouble_at else {}))
 
@@ -335,7 +335,7 @@ def test_a_run_whose_dollars_are_spent_still_does_what_needs_no_model() -> None:
         proposes = isinstance(game.orders[lane], Propose)
         game.turn(lane, **({"usage": Usage(seconds=6.0, cost_usd=0.5)} if proposes else {}))
     board = game.board
-    assert board.closed is not None and "dollars" in board.closed.reason and board.cost_usd >= 15.0
+    assert board.closed is not None and "dollars" in board.closed.reason and (board.money.known_usd or 0.0) >= 15.0
     told = events(game)
     after = [each.order.kind for each in told[told.index(board.closed) :] if isinstance(each, Ordered)]
     assert "ablate" in after and "propose" not in after and "wait" not in after
@@ -377,7 +377,7 @@ def test_one_lane_whose_agent_does_nothing_backs_off_alone() -> None:
             game.turn("gpu0")
         game.now -= order.seconds if isinstance(order, Wait) else 0.0
         game.turn("gpu1")
-        assert not game.board.breaker.is_open and not isinstance(game.orders["gpu1"], Wait)
+        assert not game.board.breaker("gpu0").is_open and not isinstance(game.orders["gpu1"], Wait)
     assert pauses[0] <= 0 and all(one < other for one, other in itertools.pairwise(pauses[1:8]))
     assert game.board.closed is None and len(pauses) < 20
 
@@ -386,10 +386,10 @@ def test_a_worker_that_dies_as_the_probe_leaves_it_to_the_next() -> None:
     game = Game.of(2)
     out(game, "gpu0", LIMITED)
     game.now += 10.0
-    while not game.board.breaker.probe:
+    while not game.board.breaker("gpu0").probe:
         lane = next(name for name in game.active() if isinstance(game.orders[name], Wait | Remeasure))
         game.turn(lane)
-    probing = game.board.breaker.probe.rpartition("-")[0]
+    probing = game.board.breaker("gpu0").probe.rpartition("-")[0]
     other = "gpu1" if probing == "gpu0" else "gpu0"
     while not isinstance(game.orders[other], Wait):
         idle = isinstance(game.orders[other], Propose)
@@ -398,7 +398,7 @@ def test_a_worker_that_dies_as_the_probe_leaves_it_to_the_next() -> None:
     order = game.turn(other)
     while isinstance(order, Remeasure | Wait):
         order = game.turn(other)
-    assert isinstance(order, Propose) and game.board.breaker.probe == order.id
+    assert isinstance(order, Propose) and game.board.breaker("gpu0").probe == order.id
 
 
 def test_what_a_lane_was_to_propose_before_a_restart_is_not_asked_of_a_provider_that_is_gone() -> None:
@@ -408,7 +408,7 @@ def test_what_a_lane_was_to_propose_before_a_restart_is_not_asked_of_a_provider_
             game.turn(lane)
     for lane in ("gpu0", "gpu1", "gpu2"):
         game.turn(lane, lost(LIMITED), trouble=LIMITED)
-    assert game.board.breaker.is_open and isinstance(game.board.lanes["gpu5"].order, Propose)
+    assert game.board.breaker("gpu0").is_open and isinstance(game.board.lanes["gpu5"].order, Propose)
     game.resume()
     given = [game.sit(f"gpu{index}", index) for index in range(6)]
     assert sum(isinstance(each, Propose) for each in given) == 1
@@ -422,7 +422,7 @@ def test_a_ledger_of_an_earlier_version_opens_the_breaker_too() -> None:
             game.turn(lane)
     for lane in game.orders:
         game.turn(lane, Measurement(None, Failure(FailureKind.AGENT, "exit status 1")))
-    assert game.board.breaker.is_open and game.board.breaker.kind is TroubleKind.CRASHED
+    assert game.board.breaker("gpu0").is_open and game.board.breaker("gpu0").kind is TroubleKind.CRASHED
     line = ledger.encode([Measured(1.0, Attempt("a-1", "a", 1, "propose", "p", None, lost(LIMITED)))])
     old = line.replace(b',"trouble":null', b"")
     assert old != line and ledger.decode(old) == ledger.decode(line)

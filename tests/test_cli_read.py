@@ -311,7 +311,7 @@ def test_status_tells_why_no_agent_is_asked(tmp_path: Path) -> None:
     run.seat("gpu0")
     run.remeasure("gpu0", run.base, 1.0)
 
-    def said(folder: Path) -> tuple[str, dict[str, object] | None]:
+    def said(folder: Path) -> tuple[str, list[dict[str, object]]]:
         write(run, folder)
         text, data = (
             CliRunner().invoke(main, ["status", each, "--folder", str(folder)]).stdout for each in ("--text", "--json")
@@ -322,10 +322,10 @@ def test_status_tells_why_no_agent_is_asked(tmp_path: Path) -> None:
         run.propose("gpu0", "", None, Status.LOST, failure=Failure(FailureKind.AGENT, "exit status 1: no such model"))
     text, left_alone = said(tmp_path / "failing")
     assert re.search(r"^agents +the agents fail: one lane tries \(exit status 1: no such model\)$", text, re.M)
-    assert left_alone is not None and (left_alone["trouble"], left_alone["openings"]) == ("crashed", 1)
+    assert [(each["trouble"], each["openings"], each["agents"]) for each in left_alone] == [("crashed", 1, [""])]
     run.propose("gpu0", "works", 0.9)
     text, left_alone = said(tmp_path / "working")
-    assert "the agents fail" not in text and left_alone is None
+    assert "the agents fail" not in text and left_alone == []
 
 
 def test_unlike_devices_are_told_apart_in_status_and_log(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model events messages",
     "thought": (
-        "ports pace noise evidence pool suspicion breaker layered account outside categories memory board draft "
-        "verdicts meanwhile by_hand orders policies markdown metrics sections program advice digest brief proposals "
-        "certainty timesheet results report picture sameness merge repair skill"
+        "ports pace noise evidence pool suspicion breaker fleet money layered account outside categories memory board "
+        "draft verdicts meanwhile by_hand orders policies markdown metrics sections program advice digest brief "
+        "proposals certainty timesheet results comparison report picture sameness merge repair skill"
     ),
     "hands": (
         "process guardian slot_clock slot ledger inbox bare tree store patch repo sandbox caches room remote mirror "
@@ -82,6 +82,8 @@ PURE = {
     "pool",
     "suspicion",
     "breaker",
+    "fleet",
+    "money",
     "meanwhile",
     "layered",
     "account",

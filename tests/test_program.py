@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoresearch_ray import program
 from autoresearch_ray.errors import ProgramError
-from autoresearch_ray.model import Direction, Metric, Options, Parse, ParseKind, Program, Scope
+from autoresearch_ray.model import Direction, Member, Metric, Options, Parse, ParseKind, Price, Program, Scope
 from autoresearch_ray.program import parse, read
 from autoresearch_ray.sections import visible
 
@@ -782,7 +782,9 @@ def test_every_option_can_be_written() -> None:
         "stop: {experiments: 1, evaluations: 2, hours: 1e1, cost_usd: 5.5, target: -0.5, plateau: 9}",
         "address: ray://head:10001", "backend: local", "allow_dirty: yes", "mirror: nas:x.git", "mirror_minutes: 2.5",
         "sandbox: none", "network: yes", "disk_gb: 2.5", "agent_home: [~/.config/tool, /srv/state]",
-        "base_url: http://localhost:8000/v1", "temperature: 0.7", "extra_args: [--effort, high]",
+        "base_url: http://localhost:8000/v1", "temperature: 0.5", "extra_args: [--effort, high]",
+        "agents: [{agent: claude, model: opus, weight: 2}, {agent: codex, name: other}]",
+        "prices: {opus: {input: 15, output: 75, cached: 1.5}}",
     ).options  # fmt: skip
     assert got == Options(
         tag="t", agent="command", agent_command="claude -p\n", model="opus", agent_minutes=2.5,
@@ -790,7 +792,9 @@ def test_every_option_can_be_written() -> None:
         policy="greedy", every=8, experiments=1, evaluations=2, hours=10.0, cost_usd=5.5, target=-0.5, plateau=9,
         address="ray://head:10001", backend="local", allow_dirty=True, mirror="nas:x.git", mirror_minutes=2.5,
         sandbox="none", network=True, disk_gb=2.5, agent_home=("~/.config/tool", "/srv/state"),
-        base_url="http://localhost:8000/v1", temperature=0.7, extra_args=("--effort", "high"),
+        base_url="http://localhost:8000/v1", temperature=0.5, extra_args=("--effort", "high"),
+        agents=(Member("claude", model="opus", weight=2.0), Member("codex", name="other")),
+        prices={"opus": Price(15.0, 75.0, 1.5)},
     )  # fmt: skip
     assert all(getattr(got, each.name) != each.default for each in dataclasses.fields(Options))
 

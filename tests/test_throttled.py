@@ -135,7 +135,8 @@ def test_a_provider_that_limits_the_rate_is_left_alone_and_the_slots_measure_wha
         list(session)
     board = session.board
     assert board.closed is not None and board.closed.finished and counted_at_the_limit(toy.run_folder()) == 9
-    assert replay(ledger.read(toy.run_folder() / "ledger.jsonl")).breaker == board.breaker == Breaker()
+    assert replay(ledger.read(toy.run_folder() / "ledger.jsonl")).breakers == board.breakers
+    assert board.breaker("cpu0") == Breaker()
 
     limited = [each for each in provider.requests if each.status == 429]
     later = provider.requests[provider.requests.index(limited[-1]) + 1 :]
@@ -190,15 +191,15 @@ def test_a_waiting_lane_leaves_at_once_when_the_run_is_stopped_and_goes_on_with_
             began = time.monotonic()
             session.stop()
         assert time.monotonic() - began < 30, "an hour is not waited for"
-        assert len(provider.requests) == 1 and session.board.breaker.is_open
+        assert len(provider.requests) == 1 and session.board.breaker("cpu0").is_open
         with research(program(toy, command, workers=1, experiments=3)) as session:
-            while not session.board.breaker.openings:  # since it was taken up
+            while not session.board.breaker("cpu0").openings:  # since it was taken up
                 assert session.advance()
             session.stop()
         assert [each.status for each in provider.requests] == [429, 429]
         with research(program(toy, command, workers=1, experiments=3)) as session:
             list(session)
     assert session.board.closed is not None and session.board.closed.finished
-    assert session.board.counts and not session.board.breaker.is_open
+    assert session.board.counts and not session.board.breaker("cpu0").is_open
     kinds = [each.failure.kind for each in session.board.experiments if each.failure]
     assert kinds.count(FailureKind.AGENT) == 2

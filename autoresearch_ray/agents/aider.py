@@ -38,6 +38,8 @@ class Aider(_Command):
     events that it writes for its analytics, which are sent nowhere. It knows the price of known models alone.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `aider` is not on PATH, or no model is named: it would ask somebody."""

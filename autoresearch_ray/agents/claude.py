@@ -27,6 +27,8 @@ class Claude(_Command):
     Anthropic's does, with or without its `/v1`; dollars that claude then reports are at the prices of another model.
     """
 
+    reports = "cost"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `claude` is not on PATH, or is pointed at an endpoint without a model."""
@@ -76,6 +78,7 @@ class Claude(_Command):
             input_tokens=tokens(used.get(f"{each}input_tokens") for each in ("", "cache_creation_", "cache_read_")),
             output_tokens=tokens([used.get("output_tokens")]),
             cost_usd=None if self.setup.options.base_url else dollars([found.get("total_cost_usd")]),
+            cached_tokens=tokens([used.get("cache_read_input_tokens")]),
         )
         error = f"claude: {one_line(said) or found.get('subtype', 'error')}" if found.get("is_error") else None
         session = str(found.get("session_id") or "") if self._apart() else ""

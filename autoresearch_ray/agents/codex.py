@@ -25,9 +25,11 @@ class Codex(_Command):
     endpoint that has OpenAI's `/responses`. Codex reports tokens and no dollars.
     """
 
+    reports = "tokens"
+
     def __init__(self, setup: AgentSetup) -> None:
         super().__init__(setup)
-        self._counted = ("", 0, 0)  # of the last conversation: its id, and the tokens that it had taken, in and out
+        self._counted = ("", 0, 0, 0)  # of the last conversation: its id, and its tokens: in, out, cached
 
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
@@ -100,9 +102,12 @@ class Codex(_Command):
     def _usage(self, session: str, used: Mapping[str, Any]) -> Usage:
         """Of this turn; what codex says is of the whole conversation."""
         asked, said = tokens([used.get("input_tokens")]), tokens([used.get("output_tokens")])
+        cached = tokens([used.get("cached_input_tokens")])
         if asked is None or said is None:
             return Usage(input_tokens=asked, output_tokens=said)
-        known, before, self._counted = *self._counted[:1], self._counted[1:], (session, asked, said)
-        if session and session == known:
-            return Usage(input_tokens=max(asked - before[0], 0), output_tokens=max(said - before[1], 0))
-        return Usage(input_tokens=asked, output_tokens=said)
+        known, before, self._counted = self._counted[0], self._counted[1:], (session, asked, said, cached or 0)
+        if not session or session != known:
+            before = (0, 0, 0)
+        asked, said = max(asked - before[0], 0), max(said - before[1], 0)
+        cached = None if cached is None else max(cached - before[2], 0)
+        return Usage(input_tokens=asked, output_tokens=said, cached_tokens=cached)

@@ -21,6 +21,8 @@ class Cursor(_Command):
     where the login is. It reports no dollars, and tokens in some versions.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `cursor-agent` is not on PATH, or is to be pointed at another endpoint."""

@@ -23,6 +23,8 @@ class Gemini(_Command):
     tokens and no dollars.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `gemini` is not on PATH, or is to be pointed at another endpoint."""

@@ -26,6 +26,8 @@ class Goose(_Command):
     goose asks before a tool that its rules do not name, and nobody answers. A repair is a new conversation.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `goose` is not on PATH, or no model is named with its provider."""

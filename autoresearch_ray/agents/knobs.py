@@ -41,6 +41,8 @@ class Knobs:
     The first values that a lane sees are kept in its folder, so that its ranges do not wander with its branch.
     """
 
+    reports = "free"
+
     def __init__(self, setup: AgentSetup) -> None:
         self._scope = setup.program.scope
         self._firsts = setup.folder / "knobs.json"

@@ -78,6 +78,7 @@ class Llm:
     files in scope are read, and written only when the whole reply fits. `agent_minutes` holds for both rounds together.
     """
 
+    reports = "tokens"
     repairs = True  # its edit, which it is shown as it stands in the files
 
     def __init__(self, setup: AgentSetup) -> None:
@@ -153,7 +154,9 @@ class Llm:
                         text += choice.delta.content or ""
                         finish = choice.finish_reason or finish
                     if chunk.usage:
-                        usage = Usage(0.0, chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+                        told = chunk.usage
+                        cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
+                        usage = Usage(0.0, told.prompt_tokens, told.completion_tokens, cached_tokens=cached)
                     if len(text) > _REPLY_CHARS:
                         return _Heard(text, usage, Refusal(f"it was longer than {_REPLY_CHARS} characters"))
         except openai.APIStatusError as refused:

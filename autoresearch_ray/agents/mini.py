@@ -24,6 +24,8 @@ class Mini(_Command):
     Every command it thinks of is run. Its price table is litellm's; what is not in it has no dollars.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `mini` is not on PATH, or no model is named: it would ask somebody."""

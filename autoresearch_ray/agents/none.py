@@ -13,6 +13,8 @@ from autoresearch_ray.ports import AgentSetup
 class NoAgent:
     """Proposes no edit, ever; every attempt after the baseline is recorded as `no_change`."""
 
+    reports = "free"
+
     def __init__(self, setup: AgentSetup) -> None:
         self.lane = setup.lane
 

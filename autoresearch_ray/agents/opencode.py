@@ -25,6 +25,8 @@ class OpenCode(_Command):
     One process takes about 0.6 GB of memory.
     """
 
+    reports = "tokens"
+
     def __init__(self, setup: AgentSetup) -> None:
         super().__init__(setup)
         self._told = ""  # its settings for this checkout

@@ -22,6 +22,8 @@ _TOOLS = "read,edit,write,grep,find,ls"
 class Pi(_Command):
     """Runs `pi --mode json` with the prompt on stdin. Its tools may edit any file: pi knows no paths in scope."""
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `pi` is not on PATH, or no model is named."""

@@ -22,6 +22,8 @@ class Qwen(_Command):
     either it stays in the user's HOME, where the login is. Qwen Code reports tokens and no dollars.
     """
 
+    reports = "tokens"
+
     @classmethod
     def check(cls, options: Options, environ: Mapping[str, str]) -> None:
         """Raise `AgentError` if `qwen` is not on PATH, or works with a key or an endpoint and no model is named."""

@@ -26,6 +26,8 @@ class Scripted:
     kept in the lane's own folder: a lane that comes back goes on where it was, and one experiment always gets one line.
     """
 
+    reports = "free"
+
     def __init__(self, setup: AgentSetup) -> None:
         script = Path(setup.options.agent_command or "")
         self._script = script / f"{setup.lane}.jsonl" if script.is_dir() else script

@@ -13,6 +13,8 @@ from autoresearch_ray.ports import AgentSetup
 class Submitted:
     """For people and agents that bring their own changes: `autoresearch-ray submit`. It is never asked to propose."""
 
+    reports = "free"
+
     def __init__(self, setup: AgentSetup) -> None:
         self.lane = setup.lane
 

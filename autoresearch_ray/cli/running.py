@@ -62,7 +62,7 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("--experiments", "N", int, "Stop after so many experiments."),
     ("--evaluations", "N", int, "Evaluate so often at most; what is open at the end is decided within that."),
     ("--hours", "N", float, "Stop after so many hours."),
-    ("--cost-usd", "N", float, "Stop when agents have reported so many dollars."),
+    ("--cost-usd", "N", float, "Spend no more than so many dollars; what proposals under way may cost is set aside."),
     ("--target", "VALUE", float, "Stop when the best reaches this value of the metric."),
     ("--plateau", "N", int, "Stop after so many experiments without a new best."),
     ("--address", "ADDRESS", str, "A Ray cluster, host:6379 or auto; default: this machine, or $RAY_ADDRESS."),

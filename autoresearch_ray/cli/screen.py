@@ -14,7 +14,16 @@ from rich.text import Text
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import heading, improvement
 from autoresearch_ray.cli.output import COLOURS
-from autoresearch_ray.cli.status import counts_text, lane_rows, noise_lines, pace, pace_text, scored_text, slot_lines
+from autoresearch_ray.cli.status import (
+    WORDS,
+    counts_text,
+    lane_rows,
+    noise_lines,
+    pace,
+    pace_text,
+    scored_text,
+    slot_lines,
+)
 from autoresearch_ray.model import Status
 from autoresearch_ray.results import line, verdict
 
@@ -73,9 +82,7 @@ def _lanes(board: Board, now: float, room: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names, *rows = lane_rows(board, now)
     for name in names:
-        table.add_column(
-            Text(line(name)), no_wrap=True, justify="left" if name in ("lane", "device", "now") else "right"
-        )
+        table.add_column(Text(line(name)), no_wrap=True, justify="left" if name in WORDS else "right")
     for row in rows[:room]:
         table.add_row(*map(Text, row))
     if len(rows) > room:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch_ray import timesheet
+from autoresearch_ray import comparison, timesheet
 from autoresearch_ray.board import Board
+from autoresearch_ray.breaker import Breaker
 from autoresearch_ray.certainty import (
     confirmed,
     floors,
@@ -37,6 +38,7 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.results import described, duration, leaderboard, line, out_of_use, signed, timestamp, whose
 
+WORDS = ("lane", "device", "agent", "now")  # columns of the table of lanes that hold no numbers
 NOTHING = {"metric": None, "error": None, "measurements": 0}
 
 
@@ -81,8 +83,8 @@ def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
     if options.experiments is not None and board.counted:
         left = elapsed * (options.experiments / board.counted - 1)
         found.append((left, f"{options.experiments} experiments"))
-    if options.cost_usd is not None and board.cost_usd:
-        found.append((elapsed * (options.cost_usd / board.cost_usd - 1), f"${options.cost_usd:g}"))
+    if options.cost_usd is not None and board.money.spent_usd:
+        found.append((elapsed * (options.cost_usd / board.money.spent_usd - 1), f"${options.cost_usd:g}"))
     return [(max(0.0, seconds), words) for seconds, words in found]
 
 
@@ -172,8 +174,23 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
         "account": timesheet.facts(board, now),
         "seconds_left": speed.seconds_left,
         "limit": speed.limit,
-        "cost_usd": board.cost_usd,
-        "agents_left_alone": _left_alone(board),
+        "cost_usd": board.money.known_usd,
+        "money": {
+            "cap_usd": board.program.options.cost_usd,
+            "reserved_usd": _reserved(board),
+            "charged_usd": board.money.charged_usd,
+            "unknown_costs": board.money.unknown,
+        },
+        "agents": comparison.facts(board),
+        "agents_left_alone": [
+            {
+                "agents": agents,
+                "trouble": breaker.kind and str(breaker.kind),
+                "until": timestamp(breaker.until or 0.0),
+                "openings": breaker.openings,
+            }
+            for agents, breaker in _left_alone(board)
+        ],
         "mirror": mirror
         and {
             "place": mirror.place,
@@ -186,6 +203,7 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
             {
                 "rank": row.rank,
                 "lane": row.lane,
+                "agent": row.agent,
                 "host": board.lanes[row.lane].seat.host,
                 "device": board.lanes[row.lane].seat.device,
                 "class": board.lanes[row.lane].seat.device_class,
@@ -195,6 +213,7 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
                 "also": dict(row.also),
                 "experiments": row.experiments,
                 "keeps": row.keeps,
+                "cost_usd": row.cost_usd,
                 "doing": doing(board, row.lane),
                 "paused_by_hand": board.lanes[row.lane].held,
                 "for_seconds": max(0.0, now - board.lanes[row.lane].ordered_at),
@@ -204,12 +223,18 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
     }
 
 
-def _left_alone(board: Board) -> dict[str, Any] | None:
-    """Why no agent is asked now, and until when at least; None while they are."""
-    breaker = board.breaker
-    if breaker.until is None or breaker.kind is None:
-        return None
-    return {"trouble": str(breaker.kind), "until": timestamp(breaker.until), "openings": breaker.openings}
+def _left_alone(board: Board) -> list[tuple[list[str], Breaker]]:
+    """The providers that nobody asks now, each with the agents that would."""
+    found = []
+    for provider, breaker in board.breakers.items():
+        asking = {lane.seat.agent for name, lane in board.lanes.items() if board.provider(name) == provider}
+        if breaker.is_open and asking:
+            found.append((sorted(asking), breaker))
+    return found
+
+
+def _reserved(board: Board) -> float:
+    return sum(lane.reserved_usd for lane in board.lanes.values())
 
 
 def _slot(board: Board, event: Paused | Retired) -> dict[str, Any]:
@@ -253,7 +278,8 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
         ("tried", f"{board.counted} experiments: {counts_text(board)}; {board.attempts} measurements"),
         ("suspicious", ", ".join(f"#{each.number}" for each in board.experiments if each.doubts)),
         ("refused", "; ".join(refusals)),
-        ("agents", agents_text(board, now)),
+        *(("agents" if not index else "", each) for index, each in enumerate(agents_lines(board, now))),
+        ("money", money_text(board)),
         *(("told" if not index else "", line(each.text, 100)) for index, each in enumerate(told)),
         ("submitted", submitted_text(board)),
         *slot_lines(board, now),
@@ -262,25 +288,32 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
         ("mirror", copied),
     ]
     lanes = lane_rows(board, now)
-    right = [index for index, name in enumerate(lanes[0]) if name not in ("lane", "device", "now")]
-    return "\n".join([*columns([each for each in facts if each[1]]), "", *columns(lanes, right=right)])
+    right = [index for index, name in enumerate(lanes[0]) if name not in WORDS]
+    parts = [columns([each for each in facts if each[1]])]
+    if len(board.program.options.agents) > 1 and (agents := comparison.table(board)):
+        parts.append(columns(agents, right=range(1, len(agents[0]))))
+    return "\n\n".join("\n".join(each) for each in (*parts, columns(lanes, right=right)))
 
 
 def lane_rows(board: Board, now: float) -> list[tuple[str, ...]]:
     """The lanes as a table, its head first; with gains over the baseline where there are several classes of devices."""
-    names, several = others(board), len(board.classes) > 1
-    rows = [("", "lane", "device", heading(board), *(["gain"] * several), *names, "keeps", "tried", "for", "now")]
-    for row in leaderboard(board):
+    names, several, ranked = others(board), len(board.classes) > 1, leaderboard(board)
+    mixed, paid = len({row.agent for row in ranked}) > 1, any(row.cost_usd for row in ranked)
+    beside = (*(["gain"] * several), *names, "keeps", "tried", *(["dollars"] * paid))
+    rows = [("", "lane", "device", *(["agent"] * mixed), heading(board), *beside, "for", "now")]
+    for row in ranked:
         rows.append(
             (
                 str(row.rank),
                 row.lane,
                 row.device,
+                *([row.agent] * mixed),
                 str(row.value or "-"),
                 *([signed(row.gain)] * several),
                 *(rough(row.also[name]) for name in names),
                 str(row.keeps),
                 str(row.experiments),
+                *([comparison.dollars_text(row.cost_usd, 0)] * paid),
                 duration(now - board.lanes[row.lane].ordered_at),
                 doing(board, row.lane),
             )
@@ -321,16 +354,32 @@ def others_text(board: Board, experiment: Experiment) -> str:
     return ", ".join(f"{line(name)} {rough(each)}" for name, each in known)
 
 
-def agents_text(board: Board, now: float) -> str:
-    """Why no agent is asked now, such as "the provider limits the rate: left alone for 3m"; "" while they are."""
-    breaker = board.breaker
-    if breaker.until is None or board.closed:
+def agents_lines(board: Board, now: float) -> list[str]:
+    """Why a provider is not asked now, such as "the provider limits the rate: left alone for 3m", each in a line."""
+    lines = []
+    for agents, breaker in _left_alone(board) if not board.closed else ():
+        whose = f"{line(', '.join(agents))}: " if len(board.program.options.agents) > 1 else ""
+        lane = next(name for name, lane in board.lanes.items() if lane.seat.agent in agents)
+        failure = board.agent_failures.get(board.provider(lane))
+        said = f" ({line(failure.message, 80)})" if failure else ""
+        waits = (breaker.until or 0.0) - now
+        left = "one lane tries" if breaker.probe or waits <= 0 else f"left alone for {duration(waits)}"
+        lines.append(f"{whose}{breaker.why}: {left}{said}")
+    return lines
+
+
+def money_text(board: Board) -> str:
+    """Such as "$12.30 of $50, $0.90 set aside for proposals under way"; "" where there is nothing to tell."""
+    money, cap = board.money, board.program.options.cost_usd
+    if cap is None and (not money.unknown or money.known_usd is None):
         return ""
-    said = f" ({line(board.agent_failure.message, 80)})" if board.agent_failure else ""
-    left = (
-        "one lane tries" if breaker.probe or breaker.until <= now else f"left alone for {duration(breaker.until - now)}"
-    )
-    return f"{breaker.why}: {left}{said}"
+    words = [comparison.dollars_text(money.known_usd, money.unknown) + (f" of ${cap:g}" if cap is not None else "")]
+    if reserved := _reserved(board):
+        words.append(f"${reserved:.2f} set aside for proposals under way")
+    if money.unknown:
+        counts = f" (${money.charged_usd:.2f} counts for them)" if money.charged_usd else ""
+        words.append(f"{money.unknown} proposals of unknown cost{counts}")
+    return ", ".join(words)
 
 
 def submitted_text(board: Board) -> str:
@@ -354,8 +403,8 @@ def pace_text(board: Board, speed: Pace) -> str:
         words.append(f"{speed.experiments_per_hour:.1f} experiments an hour")
     if speed.measuring_share is not None:
         words.append(f"{speed.measuring_share:.0%} of the workers' time measuring")
-    if board.cost_usd:
-        words.append(f"${board.cost_usd:.2f}")
+    if board.money.known_usd:
+        words.append(f"${board.money.known_usd:.2f}")
     if speed.seconds_left is not None and not board.closed:
         words.append(f"about {duration(speed.seconds_left)} left of {speed.limit}")
     return ", ".join(words)
