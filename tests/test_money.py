@@ -23,6 +23,7 @@ from autoresearch_ray.model import (
     Wait,
 )
 from autoresearch_ray.money import FIRST, Money
+from autoresearch_ray.ports import named
 from autoresearch_ray.proposals import sane, together
 from tests.game import Game, failed
 
@@ -52,6 +53,21 @@ def test_the_price_is_that_of_the_model_or_where_none_is_said_of_the_agent() -> 
     assert money.price(Options(agent="claude", model="opus", prices=prices)) == OPUS
     assert money.price(Options(agent="codex", prices=prices)) == Price(1.0, 2.0)
     assert money.price(Options(agent="codex", model="mini", prices=prices)) is None
+
+
+def test_whether_a_cost_will_be_known_is_the_agents_word_or_a_price_and_at_an_endpoint_of_ones_own_a_price() -> None:
+    priced = {"prices": {"m": OPUS}}
+    for name, words, known in (
+        ("claude", {}, True),
+        ("claude", {"model": "m", "base_url": "http://host:8000"}, False),
+        ("claude", {"model": "m", "base_url": "http://host:8000", **priced}, True),
+        ("codex", {"model": "m"}, False),
+        ("codex", {"model": "m", **priced}, True),
+        ("knobs", {}, True),
+        ("command", {"model": "m", **priced}, False),
+    ):
+        options = Options(agent=name, **words)  # type: ignore[arg-type]
+        assert money.is_known(named("agents", name), options) is known, (name, words)
 
 
 @pytest.mark.parametrize("odd", [-1, 2**60, math.nan, "many", 1.5])
