@@ -213,3 +213,15 @@ def test_an_agent_that_fails_at_once_again_and_again_does_not_end_the_run_of_a_s
     while isinstance(order, Remeasure):
         order = game.turn("gpu1")
     assert isinstance(order, Propose)
+
+
+def test_a_lane_of_a_fleet_may_be_there_for_what_is_submitted_alone() -> None:
+    game = Game.of(2, agents=("submitted", "claude"))
+    game.resume(agents=(Member("submitted"), Member("claude")))
+    for index in range(2):
+        game.sit(f"gpu{index}", index)
+    for _ in range(40):
+        for lane in game.active():
+            game.turn(lane)
+    proposed = {each.lane for each in game.board.experiments if each.kind == "propose"}
+    assert proposed == {"gpu1"} and isinstance(game.orders["gpu0"], Wait | Remeasure)
