@@ -23,7 +23,7 @@ from autoresearch_ray import brief, by_hand, digest, ledger, orders, patch
 from autoresearch_ray.advice import AFRESH
 from autoresearch_ray.certainty import comparable
 from autoresearch_ray.errors import LedgerError, RepoError
-from autoresearch_ray.events import Declined, Event, Left, Moved, Published, Vacated
+from autoresearch_ray.events import Declined, Event, Left, Moved, Published, Seated, Vacated
 from autoresearch_ray.messages import Message, Submit
 from autoresearch_ray.model import (
     Ablate,
@@ -229,6 +229,8 @@ class Coordinator:
         for event in events:
             if isinstance(event, Moved):
                 self._behind[self._branch(event.lane)] = event.head
+            elif isinstance(event, Seated) and event.sitting == 1:
+                self._behind[self._branch(event.seat.lane)] = self._board.lanes[event.seat.lane].head
             elif isinstance(event, Published):
                 self._behind[f"autoresearch/{self._board.opened.tag}"] = event.commit
         self._move_branches()

@@ -6,8 +6,10 @@ of them would each hold the whole history. `LocalCrew` is a team beside its coor
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -45,9 +47,7 @@ class Team:
         node = scratch(welcome)
         private(node.parent)
         process.sweep([owner(welcome.run, index) for index in gpus])
-        self._folder = node / f"team{min(gpus)}"
-        trees.remove(self._folder)
-        self._folder.mkdir(parents=True)
+        self._folder, self._held = move_in(node)
         store = Store.create(self._folder / "store.git", welcome.bundle, welcome.base)
         welcome = replace(welcome, bundle=b"")  # it is in the store, and may be large
         options = welcome.program.options
@@ -86,10 +86,40 @@ class Team:
         """Wait for all and remove what they used. Raises what ended the first that failed."""
         self._pool.shutdown()
         trees.remove(self._folder)
+        os.close(self._held)
         with suppress(OSError):  # others of this node may still work beside us
             self._folder.parent.rmdir()
         for each in self._workers:
             each.result()
+
+
+def move_in(node: Path) -> tuple[Path, int]:
+    """A folder for this team, and the lock on it, which ends with its process. What teams that died left here goes."""
+    for each in node.glob("team-*"):
+        held = _hold(each)
+        if held is not None:
+            trees.remove(each)
+            os.close(held)
+    while True:
+        node.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="team-", dir=node))
+        held = _hold(folder)
+        if held is not None and folder.exists():  # else another team took it for one that was left
+            return folder, held
+
+
+def _hold(folder: Path) -> int | None:
+    """The lock on a folder; None if somebody has it, or if it is gone."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
 
 
 def owner(run: str, index: int) -> str:

@@ -111,6 +111,12 @@ def calibrated(desk: Coordinator, tmp_path: Path, name: str = "gpu7", worker: in
     return one
 
 
+def test_a_lane_has_a_branch_from_its_first_sitting_on(desk: Coordinator, tmp_path: Path) -> None:
+    one = lane(desk, tmp_path)
+    branches = Hub.open(desk.folder / "hub.git").branches()
+    assert branches[f"autoresearch/{one.welcome.tag}-gpu7"] == one.welcome.base
+
+
 def write(run_folder: Path, *events: Event) -> None:
     writer = Ledger(run_folder / "ledger.jsonl")
     writer.append(list(events))
@@ -187,7 +193,8 @@ def test_a_branch_that_cannot_be_moved_holds_nothing_up_and_is_moved_later(
     """As on a disk with room for a line of the ledger, and none for the file of a branch."""
     one = calibrated(desk, tmp_path)
     blocked, name = run_folder / "hub.git/refs/heads/autoresearch/t1-gpu7/in-the-way", "autoresearch/t1-gpu7"
-    blocked.parent.mkdir(parents=True)
+    blocked.parent.unlink()  # the branch as it was when the lane sat down
+    blocked.parent.mkdir()
     blocked.write_text("no ref")
     while isinstance(one.reply.order, Remeasure) or one.reply.order.parent == one.welcome.base:  # type: ignore[union-attr]
         one.hand_in(*one.attempt(0.5, one.made("LR = 2\n") if isinstance(one.reply.order, Propose) else None))

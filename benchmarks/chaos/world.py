@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -197,6 +198,7 @@ def world(folder: Path) -> Iterator[World]:
     temporary.mkdir()
     os.environ.update(single_box(os.environ) | {"TMPDIR": str(temporary), "RAY_TMPDIR": str(folder)})
     os.environ.pop("RAY_ADDRESS", None)
+    tempfile.tempdir = None  # the last driver is this process, which has looked for it before
     clock = _clock(folder)
     disk = folder / "disk"
     disk.mkdir()
