@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import math
 import re
 import tomllib
@@ -23,6 +24,7 @@ from autoresearch_ray.errors import ProgramError
 from autoresearch_ray.markdown import Field, Line, Section
 from autoresearch_ray.model import Eval, Member, Metric, Options, Parse, ParseKind, Price, Program, Scope
 
+_MOST_BYTES = 1 << 20  # of a program.md: one of 20 MB took a minute to read, in which its run heard nothing else
 _SECTIONS = ("scope", "eval", "strategy", "notes")
 
 
@@ -74,7 +76,12 @@ def options(base: Options, changes: Mapping[str, object]) -> Options:
 
 def _text(file: Path) -> str:
     try:
-        data = file.read_bytes()
+        if file.exists() and not file.is_file():  # to open a pipe would wait for who writes it
+            raise OSError(errno.EINVAL, "not a regular file")
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES >> 10} KiB")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

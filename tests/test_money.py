@@ -51,7 +51,7 @@ def test_what_an_agent_reports_beats_a_price_and_what_nobody_knows_is_not_zero()
 
 @pytest.mark.parametrize("dollars", [1e200, 10**400, math.inf, math.nan, -1.0, "0.5"])
 def test_a_cost_that_cannot_be_is_not_known_and_costs_what_was_set_aside(dollars: Any) -> None:
-    """The board squares it: of 1e200 that raised, when it stood in the ledger already, and no run could go on from it."""
+    """The board squares it. Of 1e200 that raised when it stood in the ledger, and no run could go on from there."""
     reported = sane(Proposal("x", Usage(0.0, 10, 10, dollars)), 9.0, "cost")
     priced = sane(Proposal("x", Usage(0.0, 2**53, 2**53)), 9.0, "tokens", Price(1e300, 1e300))
     for usage in (reported.usage, priced.usage):
