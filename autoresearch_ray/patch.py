@@ -10,6 +10,7 @@ import tempfile
 
 from autoresearch_ray import bare
 from autoresearch_ray.bare import Entry
+from autoresearch_ray.brief import one_line
 from autoresearch_ray.model import Failure, FailureKind, Scope
 from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
 from autoresearch_ray.store import Candidate, Store, message
@@ -63,4 +64,4 @@ def _is_idle_in(store: Store, path: str, before: Entry | None, after: Entry | No
 def _said(err: str) -> str:
     """What git says, on one line: the first complaint names the file and the line."""
     lines = [each.removeprefix("error: ").removeprefix("fatal: ") for each in err.splitlines() if each.strip()]
-    return "; ".join(lines[:3])[:500] or "git does not say why"
+    return one_line("; ".join(lines[:3]), 500) or "git does not say why"
