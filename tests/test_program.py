@@ -295,7 +295,7 @@ def test_a_pipe_is_not_waited_for_and_a_heap_of_data_is_not_parsed(
 ) -> None:
     """A driver that goes on reads the page again when it changes, whatever stands there then."""
     make(tmp_path / "program.md")
-    with pytest.raises(ProgramError, match="cannot be read: (?:not a regular file|larger than 1024 KiB)"):
+    with pytest.raises(ProgramError, match=r"cannot be read: (?:not a regular file|larger than 1024 KiB)"):
         read(tmp_path / "program.md")
 
 

@@ -244,6 +244,22 @@ def test_what_cannot_be_taken_is_declined_with_the_reason(
     assert toy.git("status", "--porcelain").split() in ([], ["M", "program.md"])
 
 
+def test_a_patch_that_copies_a_large_file_again_and_again_is_declined(tmp_path: Path) -> None:
+    """Each copy is a line of the patch, and its whole size in every tree that is made of it."""
+    toy = Toy(tmp_path / "toy")
+    (toy.folder / "data").mkdir()
+    (toy.folder / "data" / "large").write_text("0123456\n" * (1 << 19))
+    toy.commit()
+    (toy.folder / "program.md").write_text((toy.folder / "program.md").read_text().replace("train.py\n", "data/\n", 1))
+    toy.run_folder().mkdir(parents=True)
+    begin(toy.run_folder(), "t1", Origin.find(toy.folder), Program.read(toy.folder / "program.md"), 1.0, "0")
+    desk = Coordinator(toy.run_folder())
+    copy = "diff --git a/data/large b/data/{0}\nsimilarity index 100%\ncopy from data/large\ncopy to data/{0}\n"
+    assert desk.hear(Submit(inbox.ids(1)[0], "".join(map(copy.format, range(8))), "x")) == ""
+    assert "more than 32 MB" in desk.hear(Submit(inbox.ids(1)[0], "".join(map(copy.format, range(9))), "x"))
+    desk.leave()
+
+
 def test_what_has_no_effect_and_what_changes_nothing_is_declined(desk: tuple[Toy, Coordinator]) -> None:
     toy, coordinator = desk
     comment = diff(toy, "LR = 0.5", "LR = 0.5  # the rate")
