@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -364,6 +365,12 @@ def test_what_is_declined_is_told_in_printable_words(desk: tuple[Toy, Coordinato
     for number, name in enumerate(("\u202egnp.py", "\x9b2J.py")):
         patch = f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-a\n+b\n"
         assert coordinator.hear(Submit(f"0000000001{number}-0000", patch, "x")).isprintable()
+
+
+def test_who_waits_for_a_time_that_is_no_number_does_not_wait(toy: Toy) -> None:
+    with waiting_run(toy) as session:
+        (id,) = steering.submit(session.folder, [Patch(diff(toy, "LR = 0.5", "LR = 0.2"), "a rate")])
+        assert [each.state for each in steering.results(session.folder, [id], math.nan)] == ["sent"]
 
 
 def test_names_without_an_end_are_never_sent(tmp_path: Path) -> None:
