@@ -131,6 +131,7 @@ def test_the_files_in_scope_are_shown_and_the_edit_is_written(checkout: Path) ->
         ("{block}\nidea: half the rate", "half the rate"),
         ("HYPOTHESIS: lower is better\n\n{block}\n**idea:** half the rate\n", "half the rate"),
         ("{block}", "an edit of train.py"),
+        ("{block}" + "\n" * 300_000 + "Hypothesis:\n\nnothing", "nothing"),  # where a search would begin at each line
     ],
 )
 def test_the_idea_is_what_the_reply_calls_it(checkout: Path, reply: str, idea: str) -> None:

@@ -34,7 +34,7 @@ _CONNECT_SECONDS = 10.0
 _NAMED = 20  # of the files that are left out
 _TICK_SECONDS = 0.2  # between two looks at whether the run is to end
 _NOTHING_SAID = Usage()
-_HYPOTHESIS = re.compile(r"(?im)^[\s*_`#>-]*hypothesis[\s*_`]*:[\s*_`]*(\S.*)")
+_HYPOTHESIS = re.compile(r"(?im)^[ \t*_`#>-]*hypothesis[ \t*_`]*:[ \t*_`]*([^\s*_`].*)")
 
 _FORM = """\
 
