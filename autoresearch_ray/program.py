@@ -219,7 +219,7 @@ _KNOWN = {  # what is expected, and an example
     "tag": ("a name for a branch: letters, digits, '.', '_', '-' (at most 100)", "tag: nov20"),
     "agent": ("a name", "agent: claude"),
     "agent_command": ("a shell command", "agent_command: ./propose.sh"),
-    "model": ("a name", "model: opus"),
+    "model": ("a name that does not begin with -", "model: opus"),
     "base_url": ("an http or https URL that holds no password", "base_url: http://localhost:8000/v1"),
     "temperature": ("a number from 0 to 2", "temperature: 0.7"),
     "extra_args": ("a list of arguments", "extra_args: [--effort, high]"),
@@ -396,6 +396,8 @@ def _fits(key: str, value: Any) -> bool:
         return False
     if key == "base_url":
         return re.match(r"(?i)https?://[^/\s]", value) is not None and not _CREDENTIALS.search(value)
+    if key == "model":  # to the tools of agents it is an argument
+        return bool(value.strip()) and not value.startswith("-")
     if key == "temperature":
         return bool(0 <= value <= 2)
     if key == "extra_args":
