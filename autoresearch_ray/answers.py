@@ -219,6 +219,12 @@ def entry(board: Board, experiment: Experiment) -> Entry:
     )
 
 
+def ending(board: Board) -> str | None:
+    """Why the run comes to its end; None if it does not. What the holdout has to do with it is not for agents."""
+    reason = board.closed.reason if board.closed else None
+    return "what is best was not confirmed" if reason and board.program.eval.holdout and "holdout" in reason else reason
+
+
 def short(number: float | None) -> float | None:
     """A number with eight digits: a float of sixteen costs a model as many tokens as a sentence."""
     return None if number is None else float(f"{number:.8g}")

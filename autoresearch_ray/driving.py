@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoresearch_ray import steering
-from autoresearch_ray.answers import Results, Told, submitted
+from autoresearch_ray.answers import Results, Told, ending, submitted
 from autoresearch_ray.cli.folder import driver, find
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.steering import Patch, Result
@@ -72,13 +72,13 @@ class Driving(Tools):
     def _results(self, ids: Sequence[str], wait_seconds: float) -> Results:
         found = steering.results(self._run(), ids, wait_seconds)
         with self._reading() as (run, board):
-            direction, alive, closed = board.direction, driver(run).alive, board.closed
+            direction, alive, why = board.direction, driver(run).alive, ending(board)
         undecided = [each for each in found if not each.decided]
         note = ""
         if undecided and not alive:
             note = "the run is not being driven: what has no verdict gets one when its program is run again"
-        elif closed and undecided and all(each.state in ("sent", "queued") for each in undecided):
-            note = f"the run is closing ({closed.reason}): what was not begun is not measured any more"
+        elif why is not None and undecided and all(each.state in ("sent", "queued") for each in undecided):
+            note = f"the run is closing ({why}): what was not begun is not measured any more"
 
         def worse(each: Result) -> tuple[bool, float]:
             return each.value is None, -direction.gain(each.value or 0.0, 0.0)

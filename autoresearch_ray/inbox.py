@@ -18,12 +18,14 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from autoresearch_ray import process
+from autoresearch_ray import tree as trees
 from autoresearch_ray.errors import LedgerError, SetupError
 from autoresearch_ray.messages import Letter
 
 HINT_CHARACTERS = 2_000  # of one hint: what is longer belongs into program.md
 PATCH_BYTES = 1 << 20  # of one patch: code is text, and data do not travel this way
 _IDEA_CHARACTERS = 500
+_NAMES_CHARACTERS = 20_000  # of all the lanes of a message: a run has at most some hundreds
 _FILE_BYTES = 8 << 20  # a patch in JSON may be six times as long
 _ID = re.compile(r"[0-9a-f]{11}-[0-9a-f]{4}(-[0-9]{4})?")  # also the name of the file, and of a ref
 _ANY: TypeAdapter[Letter] = TypeAdapter(Annotated[Letter, Field(discriminator="kind")])
@@ -57,6 +59,8 @@ def check(letter: Letter) -> None:
             raise SetupError(f"an idea has at most {_IDEA_CHARACTERS} characters", "say what is changed in one line")
         case "submit" if not letter.by.strip():
             raise SetupError("nobody says whose change it is", "for example: --by ann")
+        case "tell" | "hold" | "release" if len("".join(_texts(letter))) > HINT_CHARACTERS + _NAMES_CHARACTERS:
+            raise SetupError("the names of its lanes are too long", "leave them out: then it is for all lanes")
 
 
 def _texts(letter: Letter) -> tuple[str, ...]:
@@ -114,7 +118,10 @@ def read(path: Path) -> Letter:
 
 
 def refuse(path: Path) -> None:
-    """Put a file that is no message aside."""
+    """Put a file that is no message aside or, where something else stands in its way there, remove it."""
     aside = path.parent / "refused"
-    aside.mkdir(exist_ok=True)
-    path.rename(aside / path.name)
+    try:
+        aside.mkdir(exist_ok=True)
+        path.rename(aside / path.name)
+    except OSError:  # else it would be in the way of all that come after it
+        trees.remove(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autoresearch_ray import inbox
 from autoresearch_ray import program as reader
+from autoresearch_ray.brief import one_line
 from autoresearch_ray.errors import AutoresearchError, ProgramError, SetupError
 from autoresearch_ray.messages import Resteer
 from autoresearch_ray.model import Options, Program
@@ -55,12 +56,12 @@ class Listening:
             letter = inbox.read(path)
         except SetupError as error:
             inbox.refuse(path)
-            yield f"{path.name} in the inbox is no message, and was put aside: {error.message}"
+            yield one_line(f"{path.name!r} in the inbox is no message, and was put aside: {error.message}", 500)
             return
         why_not = crew.hear(letter)
         path.unlink(missing_ok=True)
         if why_not:
-            yield f"{letter.kind} {letter.id} was declined: {why_not}"
+            yield one_line(f"{letter.kind} {letter.id} was declined: {why_not}", 500)
 
     # --- program.md --------------------------------------------------------------------------------------------------
 

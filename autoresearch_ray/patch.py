@@ -10,9 +10,10 @@ import tempfile
 
 from autoresearch_ray import bare
 from autoresearch_ray.bare import Entry
+from autoresearch_ray.brief import one_line
 from autoresearch_ray.model import Failure, FailureKind, Scope
 from autoresearch_ray.sameness import LARGEST_BYTES, no_effect
-from autoresearch_ray.store import Candidate, Store, message
+from autoresearch_ray.store import COMMIT_MB, Candidate, Store, message
 
 _APPLY = ("apply", "--cached", "--whitespace=nowarn")
 
@@ -41,19 +42,19 @@ def applied(
     commit = store.git("commit-tree", tree, "-p", parent, stdin=message(idea, id)).decode().strip()
     if failure := store.inside(parent, commit, scope, prefix):
         return failure
-    if _is_idle(store, parent, commit):
+    before, after = store.entries(parent), store.entries(commit)
+    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    if (
+        sum(after[path].size or 0 for path in changed if path in after) > COMMIT_MB << 20
+    ):  # it may copy a file 5,000 times
+        return Failure(FailureKind.OUT_OF_SCOPE, f"more than {COMMIT_MB} MB of changes")
+    if all(_is_idle(store, path, before.get(path), after.get(path)) for path in changed):
         return Failure(FailureKind.NO_EFFECT, "only a seed, a comment or white space differs")
     return store.candidate(parent, [commit])
 
 
-def _is_idle(store: Store, parent: str, commit: str) -> bool:
-    """Whether nothing that differs between the two commits can have an effect."""
-    before, after = store.entries(parent), store.entries(commit)
-    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
-    return all(_is_idle_in(store, path, before.get(path), after.get(path)) for path in changed)
-
-
-def _is_idle_in(store: Store, path: str, before: Entry | None, after: Entry | None) -> bool:
+def _is_idle(store: Store, path: str, before: Entry | None, after: Entry | None) -> bool:
+    """Whether nothing that differs between the two files can have an effect."""
     if before and after and (before.mode != after.mode or max(before.size or 0, after.size or 0) > LARGEST_BYTES):
         return False
     old, new = (store.git("cat-file", "blob", each.oid) if each else None for each in (before, after))
@@ -63,4 +64,4 @@ def _is_idle_in(store: Store, path: str, before: Entry | None, after: Entry | No
 def _said(err: str) -> str:
     """What git says, on one line: the first complaint names the file and the line."""
     lines = [each.removeprefix("error: ").removeprefix("fatal: ") for each in err.splitlines() if each.strip()]
-    return "; ".join(lines[:3])[:500] or "git does not say why"
+    return one_line("; ".join(lines[:3]), 500) or "git does not say why"

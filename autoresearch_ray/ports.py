@@ -45,9 +45,10 @@ class AgentSetup:
 def secret_values(options: Options, environ: Mapping[str, str]) -> list[str]:
     """What must not be found in anything that a run leaves behind, the longest first.
 
-    Values below eight characters are none: they would be found in everything.
+    Values below eight characters are none: they would be found in everything. White space around one, such as the line
+    end of the file that it was read from, is not part of it: what prints or keeps a key does so without.
     """
-    values = (environ.get(each, "") for each in options.secrets)
+    values = (environ.get(each, "").strip() for each in options.secrets)
     return sorted((each for each in values if len(each) >= 8), key=len, reverse=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import math
 import re
 import tomllib
@@ -23,6 +24,7 @@ from autoresearch_ray.errors import ProgramError
 from autoresearch_ray.markdown import Field, Line, Section
 from autoresearch_ray.model import Eval, Member, Metric, Options, Parse, ParseKind, Price, Program, Scope
 
+_MOST_BYTES = 1 << 20  # of a program.md: one of 20 MB took a minute to read, in which its run heard nothing else
 _SECTIONS = ("scope", "eval", "strategy", "notes")
 
 
@@ -74,7 +76,12 @@ def options(base: Options, changes: Mapping[str, object]) -> Options:
 
 def _text(file: Path) -> str:
     try:
-        data = file.read_bytes()
+        if file.exists() and not file.is_file():  # to open a pipe would wait for who writes it
+            raise OSError(errno.EINVAL, "not a regular file")
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES >> 10} KiB")
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -212,7 +219,7 @@ _KNOWN = {  # what is expected, and an example
     "tag": ("a name for a branch: letters, digits, '.', '_', '-' (at most 100)", "tag: nov20"),
     "agent": ("a name", "agent: claude"),
     "agent_command": ("a shell command", "agent_command: ./propose.sh"),
-    "model": ("a name", "model: opus"),
+    "model": ("a name that does not begin with -", "model: opus"),
     "base_url": ("an http or https URL that holds no password", "base_url: http://localhost:8000/v1"),
     "temperature": ("a number from 0 to 2", "temperature: 0.7"),
     "extra_args": ("a list of arguments", "extra_args: [--effort, high]"),
@@ -389,6 +396,8 @@ def _fits(key: str, value: Any) -> bool:
         return False
     if key == "base_url":
         return re.match(r"(?i)https?://[^/\s]", value) is not None and not _CREDENTIALS.search(value)
+    if key == "model":  # to the tools of agents it is an argument
+        return bool(value.strip()) and not value.startswith("-")
     if key == "temperature":
         return bool(0 <= value <= 2)
     if key == "extra_args":

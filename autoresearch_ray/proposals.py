@@ -11,25 +11,37 @@ from autoresearch_ray.model import Brief, Failure, FailureKind, Price, Proposal,
 from autoresearch_ray.money import Reports, billed
 
 _Number = TypeVar("_Number", int, float)
+_ERROR_CHARACTERS = 4_000  # it goes into the ledger
+_MOST_USD = 1e6  # of one proposal: what is more is a slip or a lie, and the squares of such have an end as numbers
 
 
 def sane(proposal: Proposal, seconds: float, said: Reports = "nothing", price: Price | None = None) -> Proposal:
-    """An agent's numbers are its own: what is not finite is as good as not said. The time is our reading.
+    """An agent's numbers are its own: what cannot be is as good as not said. The time is our reading.
 
-    `said` is what the agent reports of its cost, and `price` that of its tokens.
+    `said` is what the agent reports of its cost, and `price` that of its tokens. An agent may be anybody's code: raises
+    `TypeError` or `AttributeError` for what is no proposal, and would not come back from the ledger.
     """
-    cost, given = proposal.usage.cost_usd, proposal.usage
+    if not isinstance(proposal, Proposal) or not isinstance(proposal.error, str | None):
+        raise TypeError(f"it returned {one_line(repr(proposal))}")
+    given, trouble = proposal.usage, proposal.trouble
+    if trouble is not None and (
+        not isinstance(trouble.kind, TroubleKind) or not isinstance(trouble.retry_after_seconds, int | float | None)
+    ):
+        raise TypeError(f"it returned {one_line(repr(trouble))}")
     usage = Usage(
         seconds,
         _count(given.input_tokens),
         _count(given.output_tokens),
-        cost if cost is not None and 0 <= cost < math.inf else None,
+        _dollars(given.cost_usd),
         _count(given.cached_tokens),
         "partly" if given.cost_source == "partly" else None,
     )
     usage = billed(usage, said, price)
+    if _dollars(usage.cost_usd) is None:  # no price makes it of tokens, either
+        usage = replace(usage, cost_usd=None, cost_source=None)
     params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
-    return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params)
+    error = proposal.error and proposal.error[:_ERROR_CHARACTERS]
+    return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params, error=error)
 
 
 def trouble_with(proposal: Proposal, failure: Failure) -> Trouble | None:
@@ -43,6 +55,10 @@ def trouble_with(proposal: Proposal, failure: Failure) -> Trouble | None:
 
 def _count(tokens: int | None) -> int | None:
     return tokens if isinstance(tokens, int) and 0 <= tokens <= 2**53 else None
+
+
+def _dollars(amount: float | None) -> float | None:
+    return float(amount) if isinstance(amount, int | float) and 0 <= amount <= _MOST_USD else None
 
 
 def _plain(value: Scalar) -> bool:

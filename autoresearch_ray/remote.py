@@ -125,7 +125,10 @@ class Remote:
                 f"known remotes: {', '.join(sorted(remotes)) or 'none'}; a path has a slash: ./{word}",
             )
         if not _URL.match(url):
-            path = (folder / Path(url).expanduser()).resolve()
+            try:
+                path = (folder / Path(url).expanduser()).resolve()
+            except RuntimeError as error:
+                raise SetupError(f"whose home {url} begins with is not known", "write the path out") from error
             url = str(path)
         if path and path.exists() and not _is_repository(path) and not _is_empty(path):
             raise SetupError(f"{path} is neither a git repository nor empty", "name a folder that may be made")

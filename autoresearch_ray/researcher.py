@@ -207,14 +207,15 @@ class Researcher:
         """Have the agent edit the tree. It may be anybody's code: whatever it raises is a failure of the agent."""
         assert reply.brief is not None
         checkout, log = tree / self.welcome.prefix, self._log(order.id, "agent.")
-        began = time.monotonic()
+        began, said = time.monotonic(), reports(self.agent)
         with logs.behind(log, "asked to repair it") if reply.brief.repair else nullcontext():
             try:
                 with self.evaluator.slot.clock.doing(Use.AGENT):
                     proposal = self.agent.propose(checkout, reply.brief, log, self.signals.drain)
+                return sane(proposal, time.monotonic() - began, said, self.price)
             except Exception as error:  # noqa: BLE001
-                proposal = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
-        return sane(proposal, time.monotonic() - began, reports(self.agent), self.price)
+                failed = Proposal("", error=f"the agent raised {type(error).__name__}: {error}")
+        return sane(failed, time.monotonic() - began, said, self.price)
 
     def _committed(self, tree: Path, order: Propose, proposal: Proposal) -> Candidate | Failure:
         """What the agent did is what differs in its tree, whatever it says."""

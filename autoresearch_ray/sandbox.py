@@ -200,8 +200,11 @@ def _named(command: str | Sequence[str]) -> list[Path]:
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The user's own home."""
-    return Path(environ.get("HOME") or Path.home())
+    """The user's own home. Raises `SetupError` where nothing says which it is."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError as error:  # a container's user need not be in its list of users
+        raise SetupError("this user has no home", "export HOME=/a/folder/that/is/yours") from error
 
 
 def tools(environ: Mapping[str, str], home: Path) -> list[Path]:

@@ -141,8 +141,8 @@ def results(folder: Path, ids: Sequence[str] = (), timeout: float = 0.0) -> list
             raise SetupError(f"nobody has submitted {unknown[0]!r}", "`autoresearch-ray results` lists what was")
         found = [known[each] for each in ids] if ids else list(known.values())
         over = not alive or (board.closed and all(each.decided or each.state == "queued" for each in found))
-        left = deadline - time.monotonic()
-        if over or left <= 0 or all(each.decided for each in found):
+        left = deadline - time.monotonic()  # of a timeout that is no number it is none: who asks for that gets no wait
+        if over or not left > 0 or all(each.decided for each in found):
             return found
         time.sleep(min(_LOOK_SECONDS, left))
 

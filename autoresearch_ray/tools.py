@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from autoresearch_ray.answers import LINE, Detail, History, Log, Ranking, Rules, Standing, Text, entry, short
+from autoresearch_ray.answers import LINE, Detail, History, Log, Ranking, Rules, Standing, Text, ending, entry, short
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import improvement, value
 from autoresearch_ray.cli import status as words
 from autoresearch_ray.cli.folder import LEDGER, commit_of, driver, experiment_of, find, folded, logs
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.ledger import Tail
-from autoresearch_ray.model import Holdout
+from autoresearch_ray.model import Holdout, Stop
 from autoresearch_ray.process import tail
 from autoresearch_ray.repo import Hub
 from autoresearch_ray.results import line, ranked, record
@@ -82,7 +82,7 @@ class Tools:
             return Standing(
                 tag=board.opened.tag,
                 state=facts["state"],
-                reason=facts["reason"],
+                reason=ending(board),
                 metric=board.program.eval.metric.name,
                 direction=f"{board.direction} is better",
                 noise=short(board.noise),
@@ -139,7 +139,7 @@ class Tools:
             wanted = contains.lower() if contains else ""
             matched = [
                 each
-                for each in board.experiments[:before]
+                for each in board.experiments[: None if before is None else max(0, before)]
                 if (status is None or each.status == status)
                 and (lane is None or each.lane == lane)
                 and wanted in f"{each.idea} {each.reason}".lower()
@@ -232,8 +232,11 @@ class Tools:
 
 def _doing(board: Board, lane: str) -> str:
     """What a lane does, but for the holdout, of which agents are not told."""
-    if isinstance(board.lanes[lane].order, Holdout):
-        return "confirms what would be the best"
+    match board.lanes[lane].order:
+        case Holdout():
+            return "confirms what would be the best"
+        case Stop(reason=reason) if board.closed and reason == board.closed.reason:
+            return line(f"stopped: {ending(board)}", LINE)
     return line(words.doing(board, lane), LINE)
 
 

@@ -347,3 +347,13 @@ def test_what_stands_around_the_blocks_is_prose() -> None:
 @pytest.mark.parametrize("thought", ["<think>\nhm", "<think>" + block("train.py", "a = 1", "a = 3")])
 def test_a_reply_that_ends_in_a_thought_says_nothing(thought: str) -> None:
     assert "thought" in refused(thought)
+
+
+def test_a_reply_without_an_end_is_refused_before_its_places_are_looked_for() -> None:
+    text = "".join(f"x{each} = {each}\n" for each in range(201))
+    many = [block("a.txt", f"x{each} = {each}", f"x{each} = -1") for each in range(201)]
+    done = applied("".join(many[:200]), {"a.txt": text}, anything)
+    assert isinstance(done, Edited) and done.texts["a.txt"].count("-1") == 200
+    assert "more than 200 blocks" in refused("".join(many), "a.txt", text)
+    long = "\n".join(f"y{each}" for each in range(700))
+    assert "4000 lines" in refused(block("a.txt", long, f"{long}\nz") * 3, "a.txt", long)

@@ -17,6 +17,9 @@ from click.testing import CliRunner, Result
 
 from autoresearch_ray import program
 from autoresearch_ray.cli import VERBS, main
+from autoresearch_ray.errors import SetupError
+from autoresearch_ray.remote import Remote
+from autoresearch_ray.sandbox import home
 from autoresearch_ray.skill import AGENTS, NAME, WITHOUT, file_below, guide, is_ours, registration, skill
 from tests.test_readme import fences, refused
 
@@ -47,6 +50,21 @@ def states(result: Result) -> dict[str, str]:
 
 def files(folder: Path) -> list[Path]:
     return sorted(each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
+
+
+def test_who_has_no_home_is_told_what_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as in a container that runs as any number
+    monkeypatch.delenv("HOME")
+    assert "export HOME" in install("claude", "--user", status=2).output
+    with pytest.raises(SetupError, match="no home"):
+        home({})
+    monkeypatch.setenv("PATH", os.defpath)
+    with pytest.raises(SetupError, match="is not known"):
+        Remote.find("~of-nobody/mirror", place, {})
+    assert states(install("claude")) == {str(place / CLAUDE): "written"}
 
 
 # --- The text --------------------------------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +55,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def propose(
-    stub: Provider | str, checkout: Path, cancel: threading.Event | None = None, **options: Any
+    stub: Provider | str, checkout: Path, cancel: threading.Event | None = None, key: str = KEY, **options: Any
 ) -> tuple[Proposal, str]:
     """What it proposes, and its transcript."""
     url, log = stub if isinstance(stub, str) else stub.url, checkout.parent / "agent.log"
     given = Options(**{"model": "m", "base_url": url, "secrets": ("OPENAI_API_KEY",), **options})
-    setup = AgentSetup(Program("t", "t", SCOPE, EVAL), given, "gpu0", checkout.parent / "own", {"OPENAI_API_KEY": KEY})
+    setup = AgentSetup(Program("t", "t", SCOPE, EVAL), given, "gpu0", checkout.parent / "own", {"OPENAI_API_KEY": key})
     brief = Brief("gpu0-7", "# One experiment\n\nMake it better.\n", Direction.LOWER)
     return Llm(setup).propose(checkout, brief, log, cancel or threading.Event()), log.read_text()
 
@@ -128,6 +131,7 @@ def test_the_files_in_scope_are_shown_and_the_edit_is_written(checkout: Path) ->
         ("{block}\nidea: half the rate", "half the rate"),
         ("HYPOTHESIS: lower is better\n\n{block}\n**idea:** half the rate\n", "half the rate"),
         ("{block}", "an edit of train.py"),
+        ("{block}" + "\n" * 300_000 + "Hypothesis:\n\nnothing", "nothing"),  # where a search would begin at each line
     ],
 )
 def test_the_idea_is_what_the_reply_calls_it(checkout: Path, reply: str, idea: str) -> None:
@@ -228,6 +232,68 @@ def test_a_secret_that_comes_back_is_not_written_down(checkout: Path) -> None:
         proposal, transcript = propose(stub, checkout)
     assert proposal.idea == "use Bearer [secret]"
     assert KEY not in transcript
+
+
+@contextmanager
+def endpoint(answer: Callable[[str], tuple[int, str, str]]) -> Iterator[str]:
+    """The URL of one that answers with whatever `answer` makes of the header with the key: status, type and body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, kind, body = answer(self.headers["Authorization"])
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_secret_that_would_be_cut_in_two_is_not_written_down(checkout: Path) -> None:
+    def echo(header: str) -> tuple[int, str, str]:
+        return 500, "application/json", json.dumps({"error": {"message": "y" * 440 + header}})
+
+    with endpoint(echo) as url:
+        proposal, transcript = propose(url, checkout)
+    assert proposal.error and "[secret]" in proposal.error and "yyBearer" in transcript
+    assert KEY[:8] not in proposal.error + transcript
+    with provider(say=lambda request: f"{block(EDIT)}\nidea: {'y' * 185} {request.headers['authorization']}") as stub:
+        assert KEY[:4] not in propose(stub, checkout)[0].idea
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_end_of_a_key_is_no_part_of_it(checkout: Path, end: str) -> None:
+    """As a header it is illegal, and the error that says so quotes the key."""
+    with provider(say=lambda request: f"{block(EDIT)}\nidea: use {request.headers['authorization']}") as stub:
+        proposal, transcript = propose(stub, checkout, key=KEY + end)
+    assert (proposal.error, proposal.idea) == (None, "use Bearer [secret]")
+    assert KEY not in transcript
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"choices": null}',
+        '{"choices": [{"delta": null}]}',
+        '{"choices": [{"delta": {"content": [1]}}]}',
+        "[1]",
+        "[" * 9999,
+    ],
+)
+def test_a_stream_of_other_shapes_is_the_endpoints_fault(checkout: Path, data: str) -> None:
+    with endpoint(lambda key: (200, "text/event-stream", f"data: {data}\n\ndata: [DONE]\n\n")) as url:
+        proposal, _ = propose(url, checkout)
+    assert proposal.trouble and proposal.trouble.kind is TroubleKind.UNAVAILABLE
+    assert proposal.error and "cannot be read" in proposal.error
 
 
 # --- What is shown, and what may be written --------------------------------------------------------------------------

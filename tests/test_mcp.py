@@ -22,7 +22,7 @@ from autoresearch_ray.driving import Driving
 from autoresearch_ray.events import Judged
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.mcp_server import server
-from autoresearch_ray.model import Direction, Eval, Failure, FailureKind, Holdout, Metric, Status
+from autoresearch_ray.model import Direction, Eval, Failure, FailureKind, Holdout, Metric, Status, Stop
 from autoresearch_ray.tools import LOG_LINES, MOST, TEXT, Tools
 from tests.conftest import TRAIN, Toy
 from tests.runs import Run, git, history, write
@@ -117,6 +117,7 @@ def test_an_agent_reads_a_run(project: Path) -> None:
         for given, numbers in (
             ({"limit": 2}, [3, 4]),
             ({"limit": 2, "before": 3}, [1, 2]),
+            ({"before": -3}, []),
             ({"status": "crash"}, [4]),
             ({"lane": "gpu0", "contains": "BETTER"}, [1]),
             ({"contains": "because", "limit": 1}, [4]),
@@ -181,12 +182,19 @@ def test_the_holdout_is_not_told(tmp_path: Path) -> None:
     run.holdout("gpu0", "a1" * 20, 7.25)
     run.refuse(id, "a1" * 20, "the holdout does not confirm it: 7.25, and 1.5 for the best before it")
     run.order("gpu1", Holdout("gpu1-9", "a1" * 20, 7))
+    why = "the holdout fails on the best: exit code 7.25 of /secret/score.py"
+    run.order("gpu0", Stop(why))
+    run.close(why)
     write(run, tmp_path)
 
     async def talk(ask: Asker) -> None:
         calls = {"program": {}, "status": {}, "leaderboard": {}, "history": {}, "experiment": {"name": "1"}}
         said = json.dumps([await ask(name, **given) for name, given in calls.items()])
-        assert "learns by heart" in said and "confirms what would be the best" in said
+        assert (
+            "learns by heart" in said
+            and "stopped: what is best was not confirmed" in said
+            and "confirms what would be the best" in said
+        )
         assert [word for word in ("holdout", "secret", "7.25") if word in said] == []
 
     asked(server(Tools(folder=tmp_path)), talk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +47,17 @@ def test_what_an_agent_reports_beats_a_price_and_what_nobody_knows_is_not_zero()
         assert money.billed(usage, "tokens", OPUS).cost_usd is None
     assert money.billed(Usage(1.0, 10, 10), "tokens", None).cost_usd is None
     assert money.billed(Usage(1.0), "free", None).cost_usd == 0.0
+
+
+@pytest.mark.parametrize("dollars", [1e200, 10**400, math.inf, math.nan, -1.0, "0.5"])
+def test_a_cost_that_cannot_be_is_not_known_and_costs_what_was_set_aside(dollars: Any) -> None:
+    """The board squares it. Of 1e200 that raised when it stood in the ledger, and no run could go on from there."""
+    reported = sane(Proposal("x", Usage(0.0, 10, 10, dollars)), 9.0, "cost")
+    priced = sane(Proposal("x", Usage(0.0, 2**53, 2**53)), 9.0, "tokens", Price(1e300, 1e300))
+    for usage in (reported.usage, priced.usage):
+        assert (usage.cost_usd, usage.cost_source) == (None, None)
+        spent = Money().ended("opus", usage, None, 0.25)
+        assert (spent.spent_usd, spent.unknown, spent.known_usd) == (0.25, 1, None)
 
 
 def test_the_price_is_that_of_the_model_or_where_none_is_said_of_the_agent() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from autoresearch_ray import program
+from autoresearch_ray.agents._events import dollars, objects, result, tokens
 from autoresearch_ray.agents._home import own_home
-from autoresearch_ray.agents.aider import Aider
+from autoresearch_ray.agents.aider import Aider, _unfenced
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.agents.opencode import _edits
 from autoresearch_ray.errors import AgentError, ProgramError
@@ -61,13 +62,61 @@ class Called:
         self.options = Options(agent=name, **options)
         kind = named("agents", name)
         kind.check(self.options, environ)
-        agent = kind(AgentSetup(PROGRAM, self.options, "gpu0", folder / "state", environ))
+        self.agent = agent = kind(AgentSetup(PROGRAM, self.options, "gpu0", folder / "state", environ))
         brief = Brief(id="gpu0-1", prompt="Make it better.\n", direction=Direction.LOWER)
         self.proposal: Proposal = agent.propose(checkout, brief, folder / "agent.log", threading.Event())
         self.argv = (folder / "argv").read_text().split("\0")[:-1]
         self.stdin = (folder / "stdin").read_text()
         self.env = dict(each.split("=", 1) for each in (folder / "env").read_text().split("\0")[:-1])
         self.folder = folder
+
+
+# --- What breaks their reports ---------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+
+
+def test_a_report_that_nests_without_an_end_or_counts_beyond_all_numbers_is_passed_over() -> None:
+    good = '{"type": "result", "n": 1}'
+    assert list(objects(f'{{"a":{DEEP}\n{good}\n')) == [{"type": "result", "n": 1}]
+    assert result(f"{good}\n{DEEP}\n") == {"type": "result", "n": 1}
+    assert (tokens([10**400, 7]), dollars([10**400, 0.5]), dollars([1e308, 1e308])) == (7, 0.5, None)
+
+
+def test_a_trajectory_that_nests_without_an_end_is_none(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout.parent / "mini").mkdir()
+    (checkout.parent / "mini" / "t.jsonl").write_text(DEEP)
+    monkeypatch.setattr("tests.test_presets.TRANSCRIPTS", checkout.parent)
+    assert Called(checkout, "mini", "t").proposal.error == "mini left no trajectory"
+
+
+@pytest.mark.parametrize(("session", "known"), [("0c7df60d-6ff6", True), ("--add-dir=/", False), ("../../x", False)])
+def test_what_reads_as_an_option_is_no_conversation_to_go_on_with(checkout: Path, session: str, known: bool) -> None:
+    environ = {"ANTHROPIC_API_KEY": "k"}
+    (checkout.parent / "claude").mkdir()
+    said = json.dumps({"type": "result", "result": "idea: x", "session_id": session})
+    (checkout.parent / "claude" / "t.jsonl").write_text(said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.test_presets.TRANSCRIPTS", checkout.parent)
+        agent = Called(checkout, "claude", "t", environ=environ).agent
+    brief = Brief(id="gpu0-1", prompt="Again.\n", direction=Direction.LOWER, repair=True)
+    agent.propose(checkout, brief, checkout.parent / "agent.log", threading.Event())
+    argv = (checkout.parent / "argv").read_text().split("\0")
+    assert (session in argv, "--resume" in argv) == (known, known)
+
+
+def test_fences_are_left_out_in_one_pass() -> None:
+    said = "a\n```py\nx\n```\nb\n~~~~ x\n````\nc\n```\nd\n````  \ne\n~~~\nf"
+    assert _unfenced(said) == "a\nb\n~~~~ x\ne\n~~~\nf"
+    for hard in ("~~~a\n" * 200_000, "`" * 1_000_000):
+        assert _unfenced(hard) == hard
+
+
+def test_no_model_reads_as_an_option() -> None:
+    with pytest.raises(ProgramError, match="model must be a name"):
+        program.options(Options(), {"model": "--yolo"})
+    with pytest.raises(ProgramError, match="model must be a name"):
+        program.options(Options(), {"agents": [{"agent": "codex", "model": "-c"}]})
 
 
 # --- What they report ------------------------------------------------------------------------------------------------

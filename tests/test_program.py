@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -286,6 +287,16 @@ def test_a_file_that_is_not_utf8_is_refused_at_its_line(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="UTF-8") as caught:
         read(tmp_path)
     assert caught.value.line == 3
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("x\n" * (1 << 19) + "x")])
+def test_a_pipe_is_not_waited_for_and_a_heap_of_data_is_not_parsed(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    """A driver that goes on reads the page again when it changes, whatever stands there then."""
+    make(tmp_path / "program.md")
+    with pytest.raises(ProgramError, match=r"cannot be read: (?:not a regular file|larger than 1024 KiB)"):
+        read(tmp_path / "program.md")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

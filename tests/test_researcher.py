@@ -404,3 +404,26 @@ def test_lanes_that_are_stubborn_measure_the_same_files_once(toy: Toy) -> None:
     assert others and all(each and each.kind in (FailureKind.DUPLICATE, FailureKind.NO_CHANGE) for each in others)
     assert any(each and "tried exactly this" in each.message for each in others)
     assert all(lane.seat.device_class.startswith("cpu, ") for lane in board.lanes.values())
+
+
+# --- What is no proposal ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        Proposal(None),  # type: ignore[arg-type]
+        Proposal("x", None),  # type: ignore[arg-type]
+        Proposal("x", params=[1]),  # type: ignore[arg-type]
+        Proposal("x", params={"lr": None}),  # type: ignore[dict-item]
+        Proposal("x", error=7),  # type: ignore[arg-type]
+        Proposal("x", trouble=Trouble("bored")),  # type: ignore[arg-type]
+        Proposal("x", trouble=Trouble(TroubleKind.TIMEOUT, "soon")),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_proposal_is_the_agents_failure_and_not_the_end_of_the_lane(one: Lane, said: Proposal) -> None:
+    one.works(Propose("gpu0-1", one.base, 1), lambda checkout, brief: said)
+    failure = one.attempt.measurement.failure
+    assert failure and failure.kind is FailureKind.AGENT
+    assert "Error: " in failure.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from autoresearch_ray import inbox, ledger, steering
+from autoresearch_ray import tree as trees
 from autoresearch_ray.cli import main
 from autoresearch_ray.cli.steering import _called
 from autoresearch_ray.coordinator import Coordinator
 from autoresearch_ray.errors import SetupError
 from autoresearch_ray.events import Closed, Declined, Event, Measured, Resteered, Resumed, Seated, Submitted, Told
-from autoresearch_ray.messages import Submit, Tell
+from autoresearch_ray.messages import Hold, Submit, Tell
 from autoresearch_ray.mirror import Mirror
 from autoresearch_ray.model import Status, Wait
 from autoresearch_ray.remote import Remote
@@ -243,6 +245,22 @@ def test_what_cannot_be_taken_is_declined_with_the_reason(
     assert toy.git("status", "--porcelain").split() in ([], ["M", "program.md"])
 
 
+def test_a_patch_that_copies_a_large_file_again_and_again_is_declined(tmp_path: Path) -> None:
+    """Each copy is a line of the patch, and its whole size in every tree that is made of it."""
+    toy = Toy(tmp_path / "toy")
+    (toy.folder / "data").mkdir()
+    (toy.folder / "data" / "large").write_text("0123456\n" * (1 << 19))
+    toy.commit()
+    (toy.folder / "program.md").write_text((toy.folder / "program.md").read_text().replace("train.py\n", "data/\n", 1))
+    toy.run_folder().mkdir(parents=True)
+    begin(toy.run_folder(), "t1", Origin.find(toy.folder), Program.read(toy.folder / "program.md"), 1.0, "0")
+    desk = Coordinator(toy.run_folder())
+    copy = "diff --git a/data/large b/data/{0}\nsimilarity index 100%\ncopy from data/large\ncopy to data/{0}\n"
+    assert desk.hear(Submit(inbox.ids(1)[0], "".join(map(copy.format, range(8))), "x")) == ""
+    assert "more than 32 MB" in desk.hear(Submit(inbox.ids(1)[0], "".join(map(copy.format, range(9))), "x"))
+    desk.leave()
+
+
 def test_what_has_no_effect_and_what_changes_nothing_is_declined(desk: tuple[Toy, Coordinator]) -> None:
     toy, coordinator = desk
     comment = diff(toy, "LR = 0.5", "LR = 0.5  # the rate")
@@ -322,6 +340,43 @@ def test_what_is_no_message_is_put_aside_and_the_rest_goes_on(toy: Toy, tmp_path
     assert names == ["000", "000", "000", "a.j", "b.j", "c.j", "d.j"]
     assert sum("is no message" in each for each in session.warnings) == 7
     assert [each.text for each in events(session.folder) if isinstance(each, Told)] == ["what counts"]
+
+
+def test_nothing_in_the_inbox_holds_up_what_comes_behind_it(toy: Toy) -> None:
+    with waiting_run(toy) as session:
+        box = session.folder / "inbox"
+        (box / "refused" / "a.json").mkdir(parents=True)
+        for name in (b"a.json", b"\x1b[2J\n\xff.json", b"c.json"):
+            Path(os.fsdecode(bytes(box) + b"/" + name)).write_text("{")
+        (box / "b.json").mkdir()
+        steering.tell(session.folder, "what counts")
+        until(session, lambda: not inbox.waiting(session.folder))
+        (box / "b.json").mkdir()
+        trees.remove(box / "refused")
+        (box / "refused").write_text("a file")
+        steering.tell(session.folder, "what counts, too")
+        until(session, lambda: not inbox.waiting(session.folder))
+    assert len([each for each in events(session.folder) if isinstance(each, Told)]) == 2
+    assert all(each.isprintable() and each.encode() for each in session.warnings), "they go to a terminal"
+
+
+def test_what_is_declined_is_told_in_printable_words(desk: tuple[Toy, Coordinator]) -> None:
+    _, coordinator = desk
+    for number, name in enumerate(("\u202egnp.py", "\x9b2J.py")):
+        patch = f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-a\n+b\n"
+        assert coordinator.hear(Submit(f"0000000001{number}-0000", patch, "x")).isprintable()
+
+
+def test_who_waits_for_a_time_that_is_no_number_does_not_wait(toy: Toy) -> None:
+    with waiting_run(toy) as session:
+        (id,) = steering.submit(session.folder, [Patch(diff(toy, "LR = 0.5", "LR = 0.2"), "a rate")])
+        assert [each.state for each in steering.results(session.folder, [id], math.nan)] == ["sent"]
+
+
+def test_names_without_an_end_are_never_sent(tmp_path: Path) -> None:
+    for letter in (Hold(inbox.ids(1)[0], "x" * 30_000), Tell(inbox.ids(1)[0], "x", ("gpu0",) * 10_000)):
+        with pytest.raises(SetupError, match="too long"):
+            inbox.send(tmp_path, [letter])
 
 
 def test_messages_wait_for_the_next_run_and_one_that_was_taken_up_before_a_kill_counts_once(toy: Toy) -> None:

@@ -20,6 +20,7 @@ from autoresearch_ray.brief import one_line
 
 WHOLE_LINES = 300  # of a file that may be replaced as a whole: in longer ones models leave things out
 _BLOCK_LINES = 2000  # of a SEARCH and its REPLACE together: they are compared line by line
+_LINES, _BLOCKS = 4000, 200  # of a reply: of 7,000 blocks in a file of 8,000 lines the places were looked for for 40 s
 _ALIKE_CHARS = 400  # of a line that is compared letter by letter
 _SHRINK_LINES = 20  # a file of fewer may be rewritten freely; of a longer one half the lines must stay
 
@@ -110,6 +111,9 @@ def _read(reply: str, known: Collection[str]) -> tuple[list[_Block], str]:
         raise _RefusedError(
             "it holds no block that begins with `<<<<<<< SEARCH` or `<<<<<<< FILE` on a line of its own"
         )
+    lines_in_all = sum(len(each.search) + len(each.replace) for each in blocks if each.search is not None)
+    if len(blocks) > _BLOCKS or lines_in_all > _LINES:
+        raise _RefusedError(f"it has more than {_BLOCKS} blocks, or {_LINES} lines in them: quote only what changes")
     return list(dict.fromkeys(blocks)), "\n".join(prose)
 
 

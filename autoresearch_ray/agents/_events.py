@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from autoresearch_ray import process
 
+_LARGEST = 1e18  # JSON has integers without an end, and floats cannot hold them
+_NO_JSON = (ValueError, RecursionError)  # the latter of what is nested 1,000 deep
 _REPORT_BYTES = 32 << 20  # of a file that a tool wrote; what is larger is as good as not there
 
 
@@ -18,14 +19,14 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
     """The lines of `text` that are JSON objects; others are passed over, such as one cut by the cap of the log."""
     for line in text.splitlines():
         if line.startswith("{"):
-            with suppress(ValueError):
+            with suppress(*_NO_JSON):
                 yield json.loads(line)
 
 
 def result(text: str) -> dict[str, Any] | None:
     """The object of the type `result`: a line of its own or, where a user's settings ask for all events, in a list."""
     for line in reversed(text.splitlines()):
-        with suppress(ValueError):
+        with suppress(*_NO_JSON):
             value = json.loads(line)
             for each in reversed(value if isinstance(value, list) else [value]):
                 if isinstance(each, dict) and each.get("type") == "result":
@@ -54,4 +55,4 @@ def dollars(values: Iterable[object]) -> float | None:
 
 def _numbers(values: Iterable[object]) -> list[int | float]:
     numbers = [each for each in values if isinstance(each, int | float) and not isinstance(each, bool)]
-    return [each for each in numbers if 0 <= each < math.inf]
+    return [each for each in numbers if 0 <= each <= _LARGEST]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ _ALONE = (
     *("--no-show-model-warnings", "--no-show-release-notes", "--no-pretty", "--no-stream", "--no-fancy-input"),
     *("--input-history-file", "/dev/null"),
 )
-_FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"`{3,}|~{3,}")
 _CHROME = re.compile(  # what aider itself says round the model's words
     r"^(?:Tokens: .* sent|Applied edit to |Did not apply edit to |Added .* to the chat|Repo-map:|Git repo:|Aider v|"
     r"Main model:|Model:|Weak model:|Restored previous|Skipping edits to|Allow edits to|\S+\.\w{1,4}$).*$",
@@ -84,7 +85,7 @@ class Aider(_Command):
             output_tokens=tokens(each.get("completion_tokens") for each in sent),
             cost_usd=dollars(each.get("cost") for each in sent),
         )
-        idea = idea_in(_CHROME.sub("", _FENCE.sub("", stdout)))
+        idea = idea_in(_CHROME.sub("", _unfenced(stdout)))
         trouble = Trouble(TroubleKind.REJECTED) if _REFUSED.search(stdout) else None
         return Proposal(idea, usage, trouble=trouble, session="chat" if sent else "")
 
@@ -104,3 +105,26 @@ class Aider(_Command):
         known = self.folder / "aider.models.json"  # a model that is not listed is looked for on the network, four times
         known.write_text(json.dumps({name: {"litellm_provider": "openai", "mode": "chat"}}), encoding="utf-8")
         return ("--model", name, "--model-metadata-file", str(known))
+
+
+def _unfenced(text: str) -> str:
+    """The lines outside of fences; one that is never closed is none.
+
+    By hand: a regular expression looks for the end of each such one again, which of 64 KB took a minute.
+    """
+    lines = text.split("\n")
+    ends: dict[str, list[int]] = {}
+    for at, line in enumerate(lines):
+        if _FENCE.match(line):
+            ends.setdefault(line.rstrip(" \t"), []).append(at)
+    kept, at = [], 0
+    while at < len(lines):
+        fence = _FENCE.match(lines[at])
+        closing = ends.get(fence[0], []) if fence else []
+        behind = bisect.bisect_right(closing, at)
+        if behind == len(closing):
+            kept.append(lines[at])
+        else:
+            at = closing[behind]
+        at += 1
+    return "\n".join(kept)

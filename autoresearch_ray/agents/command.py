@@ -26,6 +26,7 @@ from autoresearch_ray.ports import AgentSetup, Walls, secret_values
 _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea is never larger
 _HEARD = 20  # lines at the end of a transcript in which a failure is looked for
 _SAID = 64 << 10  # characters at its end in which the idea is looked for
+_SESSION = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")  # it becomes an argument, and must not read as an option
 _PROGRAM = re.compile(  # a program's plain name, and none of the words that the shell itself knows
     r"\s*(?!(?:case|cd|command|echo|eval|exec|export|for|if|printf|read|set|test|trap|umask|unset|until|while)\s)"
     r"([A-Za-z][\w.+-]*)(?=\s|$)"
@@ -43,7 +44,8 @@ class Command:
 
     Asked to repair its edit, it finds the edit in the checkout, the reason in the last section of the prompt, and
     `AUTORESEARCH_REPAIR` set to 1. A preset that can go on with a conversation gives the id of it as
-    `Proposal.session`, and finds it as `session` when it starts the repair.
+    `Proposal.session`, and finds it as `session` when it starts the repair; what is no plain word, such as `--flag`, is
+    not handed on.
     """
 
     repairs = True
@@ -101,7 +103,7 @@ class Command:
         self._redact(log, answer)
         text = _taken(answer)
         said = self.read(text)
-        self._last = (brief.id, said.session)
+        self._last = (brief.id, said.session if _SESSION.fullmatch(said.session) else "")
         error = said.error
         if ended.why == "timeout":
             error = f"the agent was stopped after {minutes:g} minutes"

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from autoresearch_ray.agents._edits import WHOLE_LINES, Edited, Refusal, applied
+from autoresearch_ray.agents._events import tokens
 from autoresearch_ray.agents._shown import LIMIT_BYTES, Shown, shown, why_not_create, write
 from autoresearch_ray.agents._trouble import retry_after_seconds, status_trouble
 from autoresearch_ray.agents.command import idea_in
@@ -33,7 +34,7 @@ _CONNECT_SECONDS = 10.0
 _NAMED = 20  # of the files that are left out
 _TICK_SECONDS = 0.2  # between two looks at whether the run is to end
 _NOTHING_SAID = Usage()
-_HYPOTHESIS = re.compile(r"(?im)^[\s*_`#>-]*hypothesis[\s*_`]*:[\s*_`]*(\S.*)")
+_HYPOTHESIS = re.compile(r"(?im)^[ \t*_`#>-]*hypothesis[ \t*_`]*:[ \t*_`]*([^\s*_`].*)")
 
 _FORM = """\
 
@@ -116,7 +117,7 @@ class Llm:
                 if isinstance(edit, Edited):
                     write(checkout, edit.texts)
                     self._note(transcript, f"changed {', '.join(edit.texts)}")
-                    return Proposal(self._redacted(_idea(edit)), usage)
+                    return Proposal(_idea(replace(edit, prose=self._redacted(edit.prose))), usage)
                 refusal = edit
                 self._note(transcript, f"refused: {refusal.words}")
                 messages.append({"role": "assistant", "content": heard.text or "(no words)"})
@@ -134,7 +135,7 @@ class Llm:
         try:
             async with openai.AsyncOpenAI(
                 base_url=_endpoint(options, environ) or _OPENAI,
-                api_key=environ.get(_KEY) or "none",
+                api_key=environ.get(_KEY, "").strip() or "none",
                 max_retries=0,  # the breaker of the run decides when to ask again
                 timeout=openai.Timeout(options.agent_minutes * 60, connect=_CONNECT_SECONDS),
             ) as client:
@@ -156,17 +157,18 @@ class Llm:
                     if chunk.usage:
                         told = chunk.usage
                         cached = told.prompt_tokens_details.cached_tokens if told.prompt_tokens_details else None
-                        usage = Usage(0.0, told.prompt_tokens, told.completion_tokens, cached_tokens=cached)
+                        asked, said = tokens([told.prompt_tokens]), tokens([told.completion_tokens])
+                        usage = Usage(0.0, asked, said, cached_tokens=tokens([cached]))
                     if len(text) > _REPLY_CHARS:
                         return _Heard(text, usage, Refusal(f"it was longer than {_REPLY_CHARS} characters"))
         except openai.APIStatusError as refused:
-            error = f"HTTP {refused.status_code}: {one_line(refused.message, 500)}"
+            error = f"HTTP {refused.status_code}: {self._line(refused.message)}"
             return _Heard(text, usage, error=error, trouble=_trouble(refused))
         except openai.APIError as broken:
-            error = f"{one_line(broken.message, 500)} {one_line(str(broken.__cause__ or ''))}".rstrip()
+            error = f"{self._line(broken.message)} {self._line(str(broken.__cause__ or ''))}".rstrip()
             return _Heard(text, usage, error=error, trouble=Trouble(TroubleKind.UNAVAILABLE))
-        except ValueError as unreadable:
-            error = f"the endpoint's stream cannot be read: {one_line(str(unreadable))}"
+        except (ValueError, TypeError, AttributeError, RecursionError) as unreadable:  # the client checks no shapes
+            error = f"the endpoint's stream cannot be read: {self._line(str(unreadable))}"
             return _Heard(text, usage, error=error, trouble=Trouble(TroubleKind.UNAVAILABLE))
         if not finish:
             error = "the stream ended before the answer did"
@@ -176,6 +178,10 @@ class Llm:
     def _note(self, transcript: TextIO, words: str) -> None:
         transcript.write(f"{self._redacted(words)}\n\n")
         transcript.flush()
+
+    def _line(self, words: str) -> str:
+        """What others say, on a line. A key is looked for before anything is cut off: half of one is not found."""
+        return one_line(self._redacted(words), 500)
 
     def _redacted(self, words: str) -> str:
         for value in secret_values(self._setup.options, self._setup.environ):

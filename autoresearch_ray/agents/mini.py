@@ -63,7 +63,7 @@ class Mini(_Command):
     def read(self, stdout: str) -> Proposal:
         """What it submitted, and how it ended, are in the trajectory; tokens are with each of its messages."""
         told: Any = None
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             told = json.loads(self.redacted(report(self.folder / "mini.json")))
         match told:
             case {"info": dict(info), "messages": list(messages)}:

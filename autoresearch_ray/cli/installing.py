@@ -101,7 +101,10 @@ def _paths(agents: Iterable[Agent], project: bool) -> dict[Path, list[str]]:
         if skills is None:
             click.echo(f"{each.name}: where it looks in the home is not known; --project is", err=True)
             continue
-        path = Path(file_below(skills)).expanduser()
+        try:
+            path = Path(file_below(skills)).expanduser()
+        except RuntimeError as error:
+            raise SetupError("this user has no home", "export HOME, or leave --user out") from error
         found.setdefault(path if path.is_absolute() else Path.cwd() / path, []).append(each.name)
     return found
 
