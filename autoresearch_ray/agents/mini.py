@@ -80,6 +80,7 @@ class Mini(_Command):
             input_tokens=tokens(each.get("prompt_tokens") for each in used),
             output_tokens=tokens(each.get("completion_tokens") for each in used),
             cost_usd=dollars([stats.get("instance_cost")]),
+            cached_tokens=tokens((each.get("prompt_tokens_details") or {}).get("cached_tokens") for each in used),
         )
         ended = info.get("exit_status")
         return Proposal(
