@@ -19,7 +19,7 @@ from autoresearch_ray.agents._shown import LIMIT_BYTES, Shown, shown, why_not_cr
 from autoresearch_ray.agents._trouble import retry_after_seconds, status_trouble
 from autoresearch_ray.agents.command import idea_in
 from autoresearch_ray.breaker import THE_PROVIDER
-from autoresearch_ray.brief import one_line
+from autoresearch_ray.brief import IDEA_LINE, one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind, Usage
 from autoresearch_ray.ports import AgentSetup, secret_values
@@ -51,7 +51,7 @@ lines of the file, word for word, enough of them to stand there only once
 the lines that take their place
 >>>>>>> REPLACE
 
-idea: <category>: <what you changed, in at most 100 characters>
+{idea_line}
 
 - As many such blocks as the idea needs, for one file or several, each under the path of its file. All are applied, or
   none: what fits nowhere, or in more than one place, is refused.
@@ -232,7 +232,7 @@ def _prompt(brief: str, files: Shown) -> str:
         more = [f"- and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
         what = f"Left out, and not yours to change (there is room for {LIMIT_BYTES} bytes):"
         parts.append("\n".join((what, *named[:_NAMED], *more, "")))
-    return "\n".join((*parts, brief.rstrip(), _FORM.format(lines=WHOLE_LINES)))
+    return "\n".join((*parts, brief.rstrip(), _FORM.format(idea_line=IDEA_LINE, lines=WHOLE_LINES)))
 
 
 def _idea(edit: Edited) -> str:
