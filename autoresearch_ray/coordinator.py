@@ -109,7 +109,7 @@ class Coordinator:
             sitting, unfinished = self._board.lanes[seat.lane].sitting, orders.unfinished(self._board, seat.worker)
         return sitting, replace(reply(), unfinished=unfinished)
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         with self._lock:
             order = self._board.lanes[lane].order
             if order is None or isinstance(order, Stop) or order.id != id:

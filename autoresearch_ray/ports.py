@@ -236,7 +236,7 @@ class Desk(Protocol):
     def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         """Take a seat (again). Returns the sitting's number and the first order."""
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         """Reserve the files `tree` for the attempt `id`, just before it is measured. None: nobody had them before.
 
         A reservation ends with the lane's hand-in or its next sitting. Claiming the same for the same attempt twice
