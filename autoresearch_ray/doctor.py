@@ -28,7 +28,7 @@ from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.session import ROOM_BYTES, Program, Session
 
 GIT = (2, 31)  # the oldest that has all the options that we use
-EXTRAS = {"matplotlib": "plot", "optuna": "knobs", "mcp": "mcp"}  # packages, and the extras that bring them
+EXTRAS = {"matplotlib": "plot", "optuna": "knobs", "openai": "llm", "mcp": "mcp"}  # packages, and the extras that bring them
 _GB = 1 << 30
 
 State = Literal["ok", "warn", "fail"]
