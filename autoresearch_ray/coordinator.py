@@ -82,9 +82,8 @@ class Coordinator:
         self._claims: dict[str, _Claim] = {}  # what each lane is measuring
         self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
-        self._behind = {
-            self._branch(name): lane.head for name, lane in self._board.lanes.items()
-        }  # branches to be moved
+        # The branches that are to be moved, and where to.
+        self._behind = {self._branch(name): lane.head for name, lane in self._board.lanes.items()}
         if self._board.published:
             self._behind[f"autoresearch/{self._board.opened.tag}"] = self._board.published[-1].commit
         self._move_branches()

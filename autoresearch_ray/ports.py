@@ -51,6 +51,13 @@ def secret_values(options: Options, environ: Mapping[str, str]) -> list[str]:
     return sorted((each for each in values if len(each) >= 8), key=len, reverse=True)
 
 
+def redacted(text: str, options: Options, environ: Mapping[str, str]) -> str:
+    """`text` without the values of secrets."""
+    for value in secret_values(options, environ):
+        text = text.replace(value, "[secret]")
+    return text
+
+
 class Walls(Protocol):
     """A sandbox for what an agent starts: its checkout and its own folder to write, the network, none of the others."""
 
@@ -301,8 +308,7 @@ def named(closet: str, name: str) -> Any:
             raise SetupError(
                 f"cannot load {name}: {error}", f"{closet} may be given as package.module:Class"
             ) from error
-    package = importlib.import_module(f"autoresearch_ray.{closet}")
-    known = sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))
+    known = names(closet)
     if name not in known:
         raise SetupError(
             f"there is no {name!r} among the {closet}", f"known: {', '.join(known)}, or package.module:Class"
@@ -318,3 +324,9 @@ def named(closet: str, name: str) -> Any:
             f"{module.__name__} must have one public class, it has {len(public)}", "names of the others begin with _"
         )
     return public[0]
+
+
+def names(closet: str) -> list[str]:
+    """What `named` knows of a closet: its files."""
+    package = importlib.import_module(f"autoresearch_ray.{closet}")
+    return sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))
