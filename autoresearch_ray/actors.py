@@ -58,7 +58,7 @@ class _CoordinatorActor:
     def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         return self._coordinator.sit(seat, spent)
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         return self._coordinator.claim(lane, id, tree, idea)
 
     def pause(self, worker: int, reason: str) -> bool:
@@ -134,7 +134,7 @@ class _Desk:
         sat: tuple[int, Reply] = _answer(self._coordinator.sit.remote(seat, spent))
         return sat
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         taken: Taken | None = _answer(self._coordinator.claim.remote(lane, id, tree, idea))
         return taken
 

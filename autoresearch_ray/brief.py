@@ -19,6 +19,7 @@ from autoresearch_ray.model import REWORKS, Also, Direction, Eval, Experiment, P
 from autoresearch_ray.results import gained, near_misses
 
 LIMIT_BYTES = 32_000  # of the whole prompt in UTF-8, with what `again` appends
+IDEA_LINE = "idea: <category>: <what you changed, in at most 100 characters>"  # in which the answer to any prompt ends
 
 _PROGRAM_BYTES = 8_500  # or what the other sections leave, which is more than half of it
 _HINTS_BYTES = 2_500
@@ -97,6 +98,7 @@ def compose(
         "history": _history(history, memory, inside, told, misses=not listed),
         "under_way": "\n".join(under_way) or "Nothing that is known yet.",
         "categories": ", ".join(Category),
+        "idea_line": IDEA_LINE,
         "quoted": _mend(rework, program, history) if rework else _crash(history, lane),
         "advice": "Mend your candidate as said above, and change nothing else.",
     }
@@ -113,7 +115,7 @@ def again(prompt: str, note: str) -> str:
         f"{prompt.rstrip()}\n\n## Propose something else\n\nYou were asked this before, and what you proposed was not"
         f" measured: {_clip(one_line(note, 500), 500)}\n\nMake another change, one that can make a difference to what"
         " is measured. The rules above hold, and so does the form of the last line:\n\n"
-        "idea: <category>: <what you changed, in at most 100 characters>\n"
+        f"{IDEA_LINE}\n"
     )
 
 

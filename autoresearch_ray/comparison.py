@@ -14,6 +14,7 @@ from typing import Any
 from autoresearch_ray import fleet
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import rough
+from autoresearch_ray.memory import likely
 from autoresearch_ray.model import Experiment, Status
 from autoresearch_ray.money import Spending
 from autoresearch_ray.results import duration, signed
@@ -60,7 +61,7 @@ def compared(board: Board) -> list[Compared]:
     inside = board.contains(best.commit) if best and best.commit and board.published else frozenset()
     proposals: dict[str, list[Experiment]] = {}
     for each in board.experiments:
-        if each.kind == "propose" and not each.by:
+        if each.kind == "propose":
             proposals.setdefault(each.agent, []).append(each)
     return [_compared(board, agent, made, inside) for agent, made in proposals.items()]
 
@@ -75,7 +76,7 @@ def _compared(board: Board, agent: str, made: list[Experiment], inside: frozense
         edited=sum(each.commit is not None for each in made),
         kept=sum(each.status is Status.KEEP for each in made),
         confirmed=len(confirmed),
-        gain=sum((each.gain or 0.0) if each.likely is None else each.likely for each in confirmed),
+        gain=sum(map(likely, confirmed)),
         input_tokens=_sum([each.input_tokens for each in usages]),
         output_tokens=_sum([each.output_tokens for each in usages]),
         cost_usd=spent.usd if spent.known or spent.usd else None,

@@ -82,9 +82,8 @@ class Coordinator:
         self._claims: dict[str, _Claim] = {}  # what each lane is measuring
         self._base_tree = self._hub.git("rev-parse", f"{self._board.opened.base}^{{tree}}").decode().strip()
         self._diff = lru_cache(maxsize=64)(self._hub.diff)
-        self._behind = {
-            self._branch(name): lane.head for name, lane in self._board.lanes.items()
-        }  # branches to be moved
+        # The branches that are to be moved, and where to.
+        self._behind = {self._branch(name): lane.head for name, lane in self._board.lanes.items()}
         if self._board.published:
             self._behind[f"autoresearch/{self._board.opened.tag}"] = self._board.published[-1].commit
         self._move_branches()
@@ -109,7 +108,7 @@ class Coordinator:
             sitting, unfinished = self._board.lanes[seat.lane].sitting, orders.unfinished(self._board, seat.worker)
         return sitting, replace(reply(), unfinished=unfinished)
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         with self._lock:
             order = self._board.lanes[lane].order
             if order is None or isinstance(order, Stop) or order.id != id:

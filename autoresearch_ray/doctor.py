@@ -7,7 +7,6 @@ so that it and the doctor cannot differ.
 from __future__ import annotations
 
 import importlib.util
-import pkgutil
 import platform
 import re
 import shutil
@@ -19,16 +18,16 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
-from autoresearch_ray import agents, bare, seating
+from autoresearch_ray import bare, seating
 from autoresearch_ray.errors import AutoresearchError, ClusterError, GpuError, SetupError
 from autoresearch_ray.model import Options
-from autoresearch_ray.ports import named
+from autoresearch_ray.ports import named, names
 from autoresearch_ray.room import allowed
 from autoresearch_ray.sandbox import sandbox
 from autoresearch_ray.session import ROOM_BYTES, Program, Session
 
 GIT = (2, 31)  # the oldest that has all the options that we use
-EXTRAS = {"matplotlib": "plot", "optuna": "knobs", "mcp": "mcp"}  # packages, and the extras that bring them
+EXTRAS = {"matplotlib": "plot", "optuna": "knobs", "openai": "llm", "mcp": "mcp"}  # by package, the extra that has it
 _GB = 1 << 30
 
 State = Literal["ok", "warn", "fail"]
@@ -179,10 +178,9 @@ def _temporary() -> str:
 
 def _agents(options: Options, environ: Mapping[str, str]) -> Check:
     """Which agents could propose here: each is asked itself. The program's own is asked by the session as well."""
-    names = sorted(each.name for each in pkgutil.iter_modules(agents.__path__) if not each.name.startswith("_"))
     seen = allowed(environ, (*options.env, *options.secrets))
     details = {}
-    for name in names:
+    for name in names("agents"):
         try:
             named("agents", name).check(options, seen)
             details[name] = "ready"

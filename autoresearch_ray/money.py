@@ -2,7 +2,8 @@
 
 A cap holds if no proposal begins for which there may be no money. So each one has an amount set aside while it is under
 way: what proposals of its agent have cost so far, and a margin. When it ends, what it has cost takes the place of that.
-Where nobody will ever know what it has cost, because it was killed or lost, the amount stays charged.
+Where nobody will ever know what it has cost, because it was killed or lost, the amount stays charged. A proposal is all
+that its agent is asked for one order: of further tries and of a repair nothing is set aside by itself.
 
 Pure: fed by `Board.apply`.
 """

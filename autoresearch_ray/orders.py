@@ -582,7 +582,6 @@ def _try_elsewhere(draft: Draft) -> Order | None:
         return None
     why = "its slot was retired before it was decided"
     return Replay(draft.id, best.commit, (experiment.commit,), draft.seed, draft.beat(best.commit), why)
-    return None
 
 
 def _fell_behind(draft: Draft) -> Order | None:

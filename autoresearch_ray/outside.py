@@ -12,7 +12,7 @@ from autoresearch_ray.events import Declined, Submitted, Told
 
 # Said once, a hint is passed over by an agent that has something else in mind; said for good, all lanes turn round it.
 HEARD = 3  # proposals of a lane that hear a hint
-_HINTS = 16  # that count at a time, the newest
+_HINTS = 16  # that count at a time: those that are kept, and the newest
 _TRIES = 2  # of a submission that a machine or a worker takes down: it may be what does that
 
 
@@ -48,8 +48,11 @@ class Outside:
     declined: tuple[Declined, ...] = ()
 
     def told(self, event: Told, proposals: Mapping[str, int]) -> Outside:
-        """A hint more; `proposals` are those that each lane has made so far."""
-        hints = (*self.hints, Hint(event, proposals))[-_HINTS:]
+        """A hint more; `proposals` are those each lane has made so far. Of too many, the oldest that fades goes."""
+        hints = (*self.hints, Hint(event, proposals))
+        if len(hints) > _HINTS:
+            goes = next((each for each in hints if not each.told.keep), hints[0])
+            hints = tuple(each for each in hints if each is not goes)
         return replace(self, heard=self.heard | {event.id}, hints=hints)
 
     def hints_for(self, lane: str, proposals: int) -> list[str]:

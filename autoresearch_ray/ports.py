@@ -52,6 +52,13 @@ def secret_values(options: Options, environ: Mapping[str, str]) -> list[str]:
     return sorted((each for each in values if len(each) >= 8), key=len, reverse=True)
 
 
+def redacted(text: str, options: Options, environ: Mapping[str, str]) -> str:
+    """`text` without the values of secrets."""
+    for value in secret_values(options, environ):
+        text = text.replace(value, "[secret]")
+    return text
+
+
 class Walls(Protocol):
     """A sandbox for what an agent starts: its checkout and its own folder to write, the network, none of the others."""
 
@@ -237,7 +244,7 @@ class Desk(Protocol):
     def sit(self, seat: Seat, spent: Spent | None = None) -> tuple[int, Reply]:
         """Take a seat (again). Returns the sitting's number and the first order."""
 
-    def claim(self, lane: str, id: str, tree: str, idea: str = "") -> Taken | None:
+    def claim(self, lane: str, id: str, tree: str, idea: str) -> Taken | None:
         """Reserve the files `tree` for the attempt `id`, just before it is measured. None: nobody had them before.
 
         A reservation ends with the lane's hand-in or its next sitting. Claiming the same for the same attempt twice
@@ -302,8 +309,7 @@ def named(closet: str, name: str) -> Any:
             raise SetupError(
                 f"cannot load {name}: {error}", f"{closet} may be given as package.module:Class"
             ) from error
-    package = importlib.import_module(f"autoresearch_ray.{closet}")
-    known = sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))
+    known = names(closet)
     if name not in known:
         raise SetupError(
             f"there is no {name!r} among the {closet}", f"known: {', '.join(known)}, or package.module:Class"
@@ -319,3 +325,9 @@ def named(closet: str, name: str) -> Any:
             f"{module.__name__} must have one public class, it has {len(public)}", "names of the others begin with _"
         )
     return public[0]
+
+
+def names(closet: str) -> list[str]:
+    """What `named` knows of a closet: its files."""
+    package = importlib.import_module(f"autoresearch_ray.{closet}")
+    return sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))

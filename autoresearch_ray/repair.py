@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 
-from autoresearch_ray.brief import one_line, quoted
+from autoresearch_ray.brief import IDEA_LINE, one_line, quoted
 from autoresearch_ray.model import Brief, Failure, FailureKind, Measurement
 
 _SHARE = 0.1  # of the budget: a crash within it costs little next to a measurement
@@ -59,7 +59,7 @@ def asked(brief: Brief, fault: Fault) -> Brief:
     """The same proposal, to go on with; at most 4000 bytes longer."""
     words = (
         f"{fault.words}\n\nThis is the only repair. Change nothing else, and end your answer once more with the line"
-        " that names the change:\n\nidea: <what you changed, in at most 100 characters>\n"
+        f" that names the change:\n\n{IDEA_LINE}\n"
     )
     return replace(brief, prompt=f"{brief.prompt.rstrip()}\n\n## Repair your edit\n\n{words}", repair=True)
 

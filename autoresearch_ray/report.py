@@ -158,7 +158,7 @@ def _costs(board: Board) -> Iterable[str]:
         yield f"{sum(energy) / 3.6e6:.3g} kWh, read in {len(energy)} of {len(board.experiments)} experiments"
     money = board.money
     if money.known_usd:
-        yield f"${money.known_usd:.2f} for the agents, as far as they said"
+        yield f"{comparison.dollars_text(money.known_usd, money.unknown)} for the agents"
     if money.unknown:
         charged = f", for which ${money.charged_usd:.2f} counts against the cap" if money.charged_usd else ""
         yield f"{money.unknown} proposals of which it is not known what they cost{charged}"

@@ -222,10 +222,10 @@ class Store(Bare):
                 raise
             return None
 
-    def _import(self, parent: str, message: bytes, changed: Sequence[Change], contents: Mapping[str, bytes]) -> str:
-        """One commit of these changes on `parent`."""
+    def _import(self, parent: str, words: bytes, changed: Sequence[Change], contents: Mapping[str, bytes]) -> str:
+        """One commit of these changes on `parent`, with `words` as its message."""
         ref = f"refs/candidates/{next(self._numbers)}"
-        script = _script(ref, parent, message, changed, contents)
+        script = _script(ref, parent, words, changed, contents)
         return self.git("fast-import", "--quiet", "--force", "--done", stdin=script).decode().strip()
 
     def _unreadable(self, contents: Mapping[str, bytes], tracked: Mapping[str, Entry], prefix: str) -> str:

@@ -13,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch_ray.advice import directions
-from autoresearch_ray.brief import LIMIT_BYTES, again, compose, one_line
+from autoresearch_ray.brief import IDEA_LINE, LIMIT_BYTES, again, compose, one_line
 from autoresearch_ray.coordinator import Coordinator
+from autoresearch_ray.digest import UNDER_WAY_BYTES, fitting
 from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
     Also,
+    Brief,
     Direction,
     Eval,
     Experiment,
     Failure,
     FailureKind,
+    Measurement,
     Metric,
     Program,
     Rework,
@@ -31,6 +34,7 @@ from autoresearch_ray.model import (
     Seat,
     Status,
 )
+from autoresearch_ray.repair import asked, crashed
 from tests.runs import Run, git, write
 from tests.runs import history as commits_of
 
@@ -377,15 +381,36 @@ _wild = st.text(max_size=60).map(lambda each: (each or "x") * 200) | st.sampled_
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_wild, _wild, _wild, _wild, st.sampled_from([0.0, 1e-300, -1e300, 1.5]), st.integers(0, 17), st.booleans())
 def test_a_prompt_is_bounded_whatever_the_record_holds(
     idea: str, tail: str, text: str, name: str, value: float, discards: int, mending: bool
 ) -> None:
     whole = again(full(idea, tail, text, name, value, discards, mending), idea)
     assert len(whole.encode()) <= LIMIT_BYTES
-    assert whole.rstrip().splitlines()[-1].startswith("idea: <")
-    assert whole.count("\n## How to go on\n") == 1
+    assert len(repaired(whole, tail).encode()) <= LIMIT_BYTES + 4_000
+
+
+def test_everything_that_can_be_told_at_once_is_told_once_and_in_one_order() -> None:
+    text = full("idea", "Traceback", "text", "name", 1.5, 5, mending=False)
+    whole = repaired(again(text, "tried before"), "Traceback: of the candidate")
+    assert re.findall(r"^## (.*)$", whole, re.MULTILINE) == [
+        *("Rules", "What counts", "The program, as its author wrote it", "From the human who runs this"),
+        *("What your branch already has over the baseline", "Where the branches stand"),
+        *("What was tried, and what came of it", "What others are trying right now", "Your last crash"),
+        *("How to go on", "Propose something else", "Repair your edit"),
+    ]
+    assert {each for each in whole.splitlines() if each.startswith("idea: <")} == {IDEA_LINE}
+    assert whole.rstrip().splitlines()[-1] == IDEA_LINE
+    assert whole.count("of the candidate") == 1 and "- gpu1 measures: another" in whole
+
+
+def repaired(prompt: str, tail: str) -> str:
+    """The same for an edit whose evaluation ended like this."""
+    failure = Failure(FailureKind.CRASH, "exit status 1", f"{tail}\nNameError: x\n")
+    fault = crashed(Measurement(None, failure, exit_code=1, wall_seconds=1.0), 300.0)
+    assert fault is not None
+    return asked(Brief("gpu0-9", prompt, Direction.LOWER), fault).prompt
 
 
 def test_a_full_record_leaves_room_for_the_program() -> None:
@@ -411,7 +436,7 @@ def full(idea: str, tail: str, text: str, name: str, value: float, discards: int
         strategy=f"- {idea[:9000]}\n- {idea[:9000]}",
     )
     return prompt(
-        [*(mixed * 3_333), mixed[0]],
+        [*(mixed * 200), mixed[0]],
         program=program,
         lane="gpu0",
         id=name,
@@ -424,6 +449,7 @@ def full(idea: str, tail: str, text: str, name: str, value: float, discards: int
         noise=abs(value),
         rework=Rework(name, name, tail, 2) if mending else None,
         hints=[tail, text, idea] * 5,
+        under_way=fitting(["- gpu1 measures: another", *[f"- {one_line(idea)}"] * 50], UNDER_WAY_BYTES),
     )
 
 

@@ -78,6 +78,15 @@ def test_only_the_newest_hints_count() -> None:
     assert hints(game, "gpu0") == [f"hint {number}" for number in range(39, 23, -1)]
 
 
+def test_a_hint_to_keep_is_not_forgotten_for_those_that_fade() -> None:
+    game = calibrated(1, experiments=100)
+    game.hear(Tell("kept", "leave the optimiser alone", keep=True))
+    for number in range(40):
+        game.hear(Tell(f"m{number}", f"hint {number}"))
+    game.turn("gpu0", value(2.0))
+    assert hints(game, "gpu0") == [*(f"hint {number}" for number in range(39, 24, -1)), "leave the optimiser alone"]
+
+
 def test_an_edited_strategy_is_what_the_board_has_from_then_on_and_the_same_again_is_nothing_new() -> None:
     game = calibrated(1)
     before = game.board.program

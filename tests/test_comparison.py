@@ -103,3 +103,14 @@ def test_a_cap_is_told_with_what_is_set_aside(tmp_path: Path) -> None:
     write(run, tmp_path)
     text = CliRunner().invoke(main, ["status", "--text", "--folder", str(tmp_path)]).stdout
     assert "$0.25 of $5" in text
+
+
+def test_less_than_a_cent_is_not_told_as_nothing(tmp_path: Path) -> None:
+    run = Run(options=Options(agent="llm", model="small"))
+    run.seat("gpu0")
+    run.remeasure("gpu0", run.base, 1.0)
+    run.propose("gpu0", "an idea", 0.9, usage=Usage(9.0, 1000, 20, 0.0012, cost_source="priced"))
+    write(run, tmp_path)
+    text = CliRunner().invoke(main, ["status", "--text", "--folder", str(tmp_path)]).stdout
+    told = [line for line in (*text.splitlines(), *report.markdown(run.board, "", None).splitlines()) if "$" in line]
+    assert len(told) >= 3 and all("$0.0012" in line for line in told), told

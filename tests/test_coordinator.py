@@ -82,7 +82,7 @@ class Lane:
         """What the desk says of the files of `made`; None: they are this lane's."""
         order = self.reply.order
         assert isinstance(order, Propose)
-        taken = self.desk.claim(self.name, order.id, made.tree)
+        taken = self.desk.claim(self.name, order.id, made.tree, "")
         return taken and (f"#{taken.number}: {taken.words}" if taken.number is not None else taken.words)
 
     def hand_in(self, attempt: Attempt, bundle: bytes, log: bytes = b"") -> Reply:

@@ -100,7 +100,7 @@ def proposed(folder: Path, agent: Agent) -> tuple[Attempt, Store]:
         handed_in.append(attempt)
         return Reply(Stop("enough"))
 
-    def claim(lane: str, id: str, tree: str) -> Taken | None:
+    def claim(lane: str, id: str, tree: str, idea: str) -> Taken | None:
         return None
 
     Researcher(

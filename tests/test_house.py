@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 import autoresearch_ray
 from autoresearch_ray import errors
 from autoresearch_ray.cli import VERBS, main
+from autoresearch_ray.doctor import EXTRAS
 from autoresearch_ray.ports import Case, Policy, named
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +69,6 @@ ROOMS = {
     "click": ["cli/"],
     "rich": ["cli/"],
 }
-EXTRAS = {"openai": "llm", "optuna": "knobs", "matplotlib": "plot", "mcp": "mcp"}  # only who asks for them has them
 
 # What decides may import this much of the standard library: no clock, no disk, no chance.
 PURE = {

@@ -73,14 +73,21 @@ def files(checkout: Path) -> dict[str, bytes]:
 
 
 def towards(request: Request) -> tuple[str, str, str]:
-    """The rate of the file that was shown, and half of what it lacks to 0.1."""
+    """The rate of the file that was shown, and half of what it lacks to 0.1; at first with a slip, to be repaired."""
     shown_rate = re.search(r"^LR = (.*)$", request.text, re.M)
     assert shown_rate
+    if request.number == 1:
+        return ("train.py", shown_rate[0], f"LR = half({shown_rate[1]})")
+    if "half" in shown_rate[1]:
+        told = request.text.split("## Repair your edit")[1]
+        assert "NameError: name 'half' is not defined" in told and told.index("NameError") < told.index("SEARCH")
+        return ("train.py", shown_rate[0], "LR = 0.3")
     return ("train.py", shown_rate[0], f"LR = {0.1 + (float(shown_rate[1]) - 0.1) / 2:.6g}")
 
 
 def test_a_run_with_a_model_alone_ends_with_a_kept_commit(toy: Toy) -> None:
-    program = toy.program(workers=1, more="secrets: [OPENAI_API_KEY]\nexperiments: 3")
+    more = "prices: {stub-1: {input: 1000, output: 10000}}\nsecrets: [OPENAI_API_KEY]\nexperiments: 3"
+    program = toy.program(workers=1, more=more, budget="10 minutes")
     toy.commit("the program")
     with provider(towards) as stub:
         asked = ("--agent", "llm", "--model", "stub-1", "--base-url", stub.url, "--temperature", "0.5")
@@ -97,7 +104,11 @@ def test_a_run_with_a_model_alone_ends_with_a_kept_commit(toy: Toy) -> None:
         assert (stub.requests[0].body["model"], stub.requests[0].body["temperature"]) == ("stub-1", 0.5)
     board = replay(ledger.read(toy.run_folder() / "ledger.jsonl"))
     kept = [each for each in board.experiments if each.status is Status.KEEP and each.number]
-    assert kept and kept[0].idea.startswith("LR = 0.3") and kept[0].usage.input_tokens == 1000
+    assert kept and kept[0].idea.startswith("LR = 0.3") and kept[0].repaired.startswith("NameError: name 'half'")
+    usage = kept[0].usage
+    assert (usage.input_tokens, usage.cost_usd, usage.cost_source) == (2000, 2 * 1.5, "priced"), "of both rounds"
+    (spent,) = board.money.by_agent.values()
+    assert spent.usd == sum(each.usage.cost_usd or 0.0 for each in board.experiments) and not spent.unknown
     assert "+LR = " in toy.git("diff", "main", "autoresearch/t1", "--", "train.py")
     assert [str(each) for each in toy.folder.rglob("*") if each.is_file() and KEY.encode() in each.read_bytes()] == []
 

@@ -20,7 +20,8 @@ from autoresearch_ray.agents.aider import Aider, _unfenced
 from autoresearch_ray.agents.codex import Codex
 from autoresearch_ray.agents.opencode import _edits
 from autoresearch_ray.errors import AgentError, ProgramError
-from autoresearch_ray.model import Brief, Direction, Options, Proposal, Scope, TroubleKind
+from autoresearch_ray.model import Brief, Direction, Options, Price, Proposal, Scope, TroubleKind
+from autoresearch_ray.money import billed
 from autoresearch_ray.ports import AgentSetup, named
 from autoresearch_ray.sandbox import program as where
 from tests.test_agents import PROGRAM
@@ -30,6 +31,10 @@ URL = "http://localhost:8000/v1"
 PROGRAMS = {"cursor": "cursor-agent"}
 PRESETS = ("aider", "claude", "codex", "copilot", "cursor", "gemini", "goose", "mini", "opencode", "pi", "qwen")
 ENDPOINTS = tuple(each for each in PRESETS if each not in ("cursor", "gemini"))
+USED = {  # one request each, in the tool's own words
+    "pi": {"input": 900, "output": 0, "cacheRead": 9_000, "cacheWrite": 100},
+    "opencode": {"input": 900, "output": 0, "reasoning": 0, "cache": {"read": 9_000, "write": 100}},
+}
 STAND_IN = """\
 #!/bin/sh
 for each; do printf '%s\\0' "$each"; done > ../argv; cat > ../stdin; env -0 > ../env
@@ -123,17 +128,17 @@ def test_no_model_reads_as_an_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "idea", "asked", "said", "dollars"),
+    ("name", "idea", "asked", "cached", "said", "dollars"),
     [
-        ("claude", "Changed 'LR = 0.04' to", 3000, 150, 0.01875),
-        ("codex", "Changed 'LR = 0.04' to", 2000, 100, None),
-        ("copilot", "Changed 'LR = 0.04' to", None, None, None),
-        ("cursor", "LR 0.04 -> 0.02", 3000, 50, None),
-        ("gemini", "LR 0.04 -> 0.02", 3000, 120, None),
-        ("goose", "LR 0.04 -> 0.02", 3000, 150, 0.0113),
-        ("mini", "Hypothesis: a lower rate trains better", 2000, 100, None),
-        ("opencode", "Changed 'LR = 0.04' to", 3000, 150, None),
-        ("qwen", "Changed 'LR = 0.04' to", 3000, 150, None),
+        ("claude", "Changed 'LR = 0.04' to", 3000, 0, 150, 0.01875),
+        ("codex", "Changed 'LR = 0.04' to", 2000, 0, 100, None),
+        ("copilot", "Changed 'LR = 0.04' to", None, None, None, None),
+        ("cursor", "LR 0.04 -> 0.02", 3000, 2000, 50, None),
+        ("gemini", "LR 0.04 -> 0.02", 3000, 1000, 120, None),
+        ("goose", "LR 0.04 -> 0.02", 3000, None, 150, 0.0113),
+        ("mini", "Hypothesis: a lower rate trains better", 2000, 0, 100, None),
+        ("opencode", "Changed 'LR = 0.04' to", 3000, 0, 150, None),
+        ("qwen", "Changed 'LR = 0.04' to", 3000, 0, 150, None),
     ],
 )
 def test_an_edit_is_read_with_its_idea_and_what_it_cost(
@@ -141,6 +146,7 @@ def test_an_edit_is_read_with_its_idea_and_what_it_cost(
     name: str,
     idea: str,
     asked: int | None,
+    cached: int | None,
     said: int | None,
     dollars: float | None,
 ) -> None:
@@ -148,7 +154,7 @@ def test_an_edit_is_read_with_its_idea_and_what_it_cost(
     assert proposal.idea.startswith(idea)
     assert (proposal.error, proposal.trouble) == (None, None)
     usage = proposal.usage
-    assert (usage.input_tokens, usage.output_tokens) == (asked, said)
+    assert (usage.input_tokens, usage.cached_tokens, usage.output_tokens) == (asked, cached, said)
     assert usage.cost_usd == (pytest.approx(dollars) if dollars else None), "what is not known is None, and never 0"
 
 
@@ -315,6 +321,23 @@ def test_aider_gets_the_files_in_scope_or_its_map_where_they_are_too_many(checko
     (checkout / "train.py").write_text("x = 1\n" * 100_000)
     agent = Aider(AgentSetup(PROGRAM, few.options, "gpu0", few.folder / "state", {}))
     assert not {"--file", "--no-git"} & set(agent.start(checkout)) and "--subtree-only" in agent.start(checkout)
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("pi", {"type": "turn_end", "message": {"role": "assistant", "content": [], "usage": USED["pi"]}}),
+        ("opencode", {"type": "step_finish", "part": {"tokens": USED["opencode"]}}),
+    ],
+)
+def test_what_the_provider_had_read_before_has_its_own_price(
+    checkout: Path, name: str, event: dict[str, object]
+) -> None:
+    """Of a long conversation most is cached: at the price of new tokens it would cost five times what it did."""
+    setup = AgentSetup(PROGRAM, Options(agent=name, model="m"), "gpu0", checkout.parent / "state", {})
+    usage = named("agents", name)(setup).read(json.dumps(event)).usage
+    assert (usage.input_tokens, usage.cached_tokens) == (10_000, 9_000)
+    assert billed(usage, "tokens", Price(1.0, 0.0, cached=0.1)).cost_usd == pytest.approx(0.0019)
 
 
 def test_what_codex_counts_in_a_whole_conversation_is_told_once(checkout: Path) -> None:

@@ -29,7 +29,7 @@ def shown(checkout: Path, scope: Scope, limit_bytes: int = LIMIT_BYTES) -> Shown
     """The files in scope, as many as fit into `limit_bytes`, the smallest first. Links are not followed."""
     texts: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    paths = _plain_files(checkout, scope)
+    paths = plain_files(checkout, scope)
     for path, size in sorted(paths.items(), key=lambda each: (each[1], each[0])):
         if size > limit_bytes:
             left_out[path] = f"{size} bytes do not fit"
@@ -43,8 +43,8 @@ def shown(checkout: Path, scope: Scope, limit_bytes: int = LIMIT_BYTES) -> Shown
     return Shown({path: texts[path] for path in paths if path in texts}, left_out)
 
 
-def _plain_files(checkout: Path, scope: Scope) -> dict[str, int]:
-    """The plain files in scope with their sizes, by path below the checkout."""
+def plain_files(checkout: Path, scope: Scope) -> dict[str, int]:
+    """The sizes of the plain files in scope, by path below the checkout. Links are not followed."""
     found = {}
     for folder, folders, files in os.walk(checkout):
         folders[:] = sorted(each for each in folders if each != ".git" and not trees.litter(each))

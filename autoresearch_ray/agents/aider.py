@@ -11,6 +11,7 @@ from pathlib import Path
 from autoresearch_ray import tree as trees
 from autoresearch_ray.agents._events import dollars, objects, report, tokens
 from autoresearch_ray.agents._home import KEY, NO_KEY, own_home
+from autoresearch_ray.agents._shown import plain_files
 from autoresearch_ray.agents.command import Command as _Command
 from autoresearch_ray.agents.command import idea_in, installed, modelled
 from autoresearch_ray.model import Options, Proposal, Trouble, TroubleKind, Usage
@@ -91,11 +92,8 @@ class Aider(_Command):
 
     def _files(self, checkout: Path) -> list[str]:
         """The files in scope, or none if they are too large together."""
-        scope = self.setup.program.scope
-        found = [each for each in sorted(checkout.rglob("*")) if each.is_file() and not each.is_symlink()]
-        names = {str(each.relative_to(checkout)): each for each in found if ".git" not in each.parts}
-        names = {name: each for name, each in names.items() if scope.allows(name)}
-        return list(names) if sum(each.stat().st_size for each in names.values()) <= _SHOWN_BYTES else []
+        sizes = plain_files(checkout, self.setup.program.scope)
+        return list(sizes) if sum(sizes.values()) <= _SHOWN_BYTES else []
 
     def _model(self) -> Sequence[str]:
         model = self.setup.options.model or ""

@@ -151,12 +151,6 @@ class Command:
         """What the agent said of itself on stdout: the idea and, where a preset knows how, tokens, dollars, errors."""
         return Proposal(idea_in(stdout))
 
-    def redacted(self, text: str) -> str:
-        """`text` without the values of secrets: for what a preset reads elsewhere than on stdout."""
-        for value in secret_values(self.setup.options, self.setup.environ):
-            text = text.replace(value, "[secret]")
-        return text
-
     def _redact(self, *files: Path) -> None:
         """Take the values of secrets out of what the agent wrote: logs are kept, and shown to people and agents."""
         values = secret_values(self.setup.options, self.setup.environ)

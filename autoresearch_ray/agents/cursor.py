@@ -60,6 +60,7 @@ class Cursor(_Command):
         usage = Usage(
             input_tokens=tokens(used.get(each) for each in ("inputTokens", "cacheReadTokens", "cacheWriteTokens")),
             output_tokens=tokens([used.get("outputTokens")]),
+            cached_tokens=tokens([used.get("cacheReadTokens")]),
         )
         refused = any("rejected" in each for event in objects(stdout) for each in _results(event))
         return Proposal(

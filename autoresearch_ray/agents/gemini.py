@@ -67,6 +67,8 @@ class Gemini(_Command):
                         words = fault.get("message") if isinstance(fault, dict) else None
                         error = f"gemini: {one_line(str(words or 'error'))}"
         usage = Usage(
-            input_tokens=tokens([stats.get("input_tokens")]), output_tokens=tokens([stats.get("output_tokens")])
+            input_tokens=tokens([stats.get("input_tokens")]),
+            output_tokens=tokens([stats.get("output_tokens")]),
+            cached_tokens=tokens([stats.get("cached")]),
         )
         return Proposal(idea_in(said), usage, error=error)

@@ -17,13 +17,12 @@ from typing import Any, TextIO
 from autoresearch_ray.agents._edits import WHOLE_LINES, Edited, Refusal, applied
 from autoresearch_ray.agents._events import tokens
 from autoresearch_ray.agents._shown import LIMIT_BYTES, Shown, shown, why_not_create, write
-from autoresearch_ray.agents._trouble import retry_after_seconds, status_trouble
+from autoresearch_ray.agents._trouble import answered
 from autoresearch_ray.agents.command import idea_in
-from autoresearch_ray.breaker import THE_PROVIDER
-from autoresearch_ray.brief import one_line
+from autoresearch_ray.brief import IDEA_LINE, one_line
 from autoresearch_ray.errors import AgentError
 from autoresearch_ray.model import Brief, Options, Proposal, Trouble, TroubleKind, Usage
-from autoresearch_ray.ports import AgentSetup, secret_values
+from autoresearch_ray.ports import AgentSetup, redacted
 from autoresearch_ray.proposals import together
 
 _KEY, _URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
@@ -52,7 +51,7 @@ lines of the file, word for word, enough of them to stand there only once
 the lines that take their place
 >>>>>>> REPLACE
 
-idea: <category>: <what you changed, in at most 100 characters>
+{idea_line}
 
 - As many such blocks as the idea needs, for one file or several, each under the path of its file. All are applied, or
   none: what fits nowhere, or in more than one place, is refused.
@@ -184,9 +183,7 @@ class Llm:
         return one_line(self._redacted(words), 500)
 
     def _redacted(self, words: str) -> str:
-        for value in secret_values(self._setup.options, self._setup.environ):
-            words = words.replace(value, "[secret]")
-        return words
+        return redacted(words, self._setup.options, self._setup.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +235,7 @@ def _prompt(brief: str, files: Shown) -> str:
         more = [f"- and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
         what = f"Left out, and not yours to change (there is room for {LIMIT_BYTES} bytes):"
         parts.append("\n".join((what, *named[:_NAMED], *more, "")))
-    return "\n".join((*parts, brief.rstrip(), _FORM.format(lines=WHOLE_LINES)))
+    return "\n".join((*parts, brief.rstrip(), _FORM.format(idea_line=IDEA_LINE, lines=WHOLE_LINES)))
 
 
 def _idea(edit: Edited) -> str:
@@ -251,6 +248,7 @@ def _idea(edit: Edited) -> str:
 def _trouble(error: Any) -> Trouble:
     """What an HTTP status says, and the seconds of its `Retry-After`."""
     spent = error.code == "insufficient_quota"  # it comes with 429, and waiting does not mend it
-    kind = TroubleKind.AUTH if spent else status_trouble(error.status_code) or TroubleKind.CRASHED
+    if spent:
+        return Trouble(TroubleKind.AUTH)
     asked = error.response.headers.get("retry-after", "")
-    return Trouble(kind, retry_after_seconds(f"Retry-After: {asked}") if kind in THE_PROVIDER else None)
+    return answered(error.status_code, f"Retry-After: {asked}") or Trouble(TroubleKind.CRASHED)

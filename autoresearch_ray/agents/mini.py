@@ -14,6 +14,7 @@ from autoresearch_ray.agents._home import KEY, NO_KEY, own_home
 from autoresearch_ray.agents.command import Command as _Command
 from autoresearch_ray.agents.command import idea_in, installed, modelled
 from autoresearch_ray.model import Options, Proposal, Usage
+from autoresearch_ray.ports import redacted
 
 _DONE = "Submitted"
 
@@ -64,7 +65,7 @@ class Mini(_Command):
         """What it submitted, and how it ended, are in the trajectory; tokens are with each of its messages."""
         told: Any = None
         with suppress(ValueError, RecursionError):
-            told = json.loads(self.redacted(report(self.folder / "mini.json")))
+            told = json.loads(redacted(report(self.folder / "mini.json"), self.setup.options, self.setup.environ))
         match told:
             case {"info": dict(info), "messages": list(messages)}:
                 pass
@@ -80,6 +81,7 @@ class Mini(_Command):
             input_tokens=tokens(each.get("prompt_tokens") for each in used),
             output_tokens=tokens(each.get("completion_tokens") for each in used),
             cost_usd=dollars([stats.get("instance_cost")]),
+            cached_tokens=tokens((each.get("prompt_tokens_details") or {}).get("cached_tokens") for each in used),
         )
         ended = info.get("exit_status")
         return Proposal(

@@ -77,11 +77,13 @@ class OpenCode(_Command):
                     trouble = answered(data.get("statusCode"), json.dumps(data))
         counts = [part.get("tokens") or {} for part in used]
         asked = [each.get("input") for each in counts]
-        cached = [(each.get("cache") or {}).get(kind) for each in counts for kind in ("read", "write")]
+        caches = [each.get("cache") or {} for each in counts]
+        cached = [each.get("read") for each in caches]
         usage = Usage(
-            input_tokens=tokens([*asked, *cached]),
+            input_tokens=tokens([*asked, *cached, *(each.get("write") for each in caches)]),
             output_tokens=tokens(each.get(kind) for each in counts for kind in ("output", "reasoning")),
             cost_usd=dollars(part.get("cost") for part in used),
+            cached_tokens=tokens(cached),
         )
         if refused and error is None:
             trouble = Trouble(TroubleKind.REJECTED)

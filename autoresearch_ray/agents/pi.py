@@ -76,6 +76,7 @@ class Pi(_Command):
             input_tokens=tokens(each.get(kind) for each in used for kind in ("input", "cacheRead", "cacheWrite")),
             output_tokens=tokens(each.get("output") for each in used),
             cost_usd=dollars((each.get("cost") or {}).get("total") for each in used),
+            cached_tokens=tokens(each.get("cacheRead") for each in used),
         )
         trouble = _trouble(error) if error else Trouble(TroubleKind.REJECTED) if refused else None
         return Proposal(

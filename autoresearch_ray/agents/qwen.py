@@ -69,6 +69,7 @@ class Qwen(_Command):
         usage = Usage(
             input_tokens=tokens(each.get("input_tokens") for each in used),
             output_tokens=tokens(each.get("output_tokens") for each in used),
+            cached_tokens=tokens(each.get("cache_read_input_tokens") for each in used),
         )
         failed = found.get("is_error") or said.startswith(_FAILED)
         return Proposal(

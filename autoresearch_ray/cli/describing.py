@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from dataclasses import MISSING, fields
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from autoresearch_ray.board import Board
 from autoresearch_ray.cli import VERBS, main
 from autoresearch_ray.events import Opened
 from autoresearch_ray.model import Direction, Eval, Metric, Options, Program, Scope, Status
+from autoresearch_ray.ports import names
 from autoresearch_ray.results import record, tsv
 
 STATUSES = {
@@ -54,7 +54,7 @@ def described() -> dict[str, Any]:
         "verbs": {name: _verb(name) for name in VERBS},
         "mcp_tools": {name: _first(each) for name, each in offered(Driving()).items()},
         "front_matter": {each.name: None if each.default is MISSING else each.default for each in fields(Options)},
-        "names": {closet: _names(closet) for closet in _CLOSETS},
+        "names": {closet: names(closet) for closet in _CLOSETS},
         "statuses": [str(each) for each in Status],
         "formats": {
             "results.tsv": tsv(board).splitlines()[0].split("\t"),
@@ -109,11 +109,6 @@ def _errors() -> list[type[errors.AutoresearchError]]:
 def _first(documented: object) -> str:
     """The first line of what its docstring says."""
     return (inspect.getdoc(documented) or "").partition("\n")[0]
-
-
-def _names(closet: str) -> list[str]:
-    package = import_module(f"autoresearch_ray.{closet}")
-    return sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.name.startswith("_"))
 
 
 def _blank() -> Board:

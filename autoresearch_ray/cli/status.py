@@ -404,7 +404,7 @@ def pace_text(board: Board, speed: Pace) -> str:
     if speed.measuring_share is not None:
         words.append(f"{speed.measuring_share:.0%} of the workers' time measuring")
     if board.money.known_usd:
-        words.append(f"${board.money.known_usd:.2f}")
+        words.append(comparison.dollars_text(board.money.known_usd, board.money.unknown))
     if speed.seconds_left is not None and not board.closed:
         words.append(f"about {duration(speed.seconds_left)} left of {speed.limit}")
     return ", ".join(words)
