@@ -134,6 +134,7 @@ class Board:
         baseline = Experiment(0, "baseline", "", "baseline", opened.base, opened.base, "baseline", opened.at)
         self.opened = opened
         self.program: Program = opened.program
+        self.edited_at: float | None = None  # when its strategy or notes were changed last while it ran
         self.experiments: list[Experiment] = [baseline]
         self.published: list[Published] = []
         self.lanes: dict[str, Lane] = {}
@@ -425,7 +426,8 @@ class Board:
                 self._refused(event)
             case Told():
                 self.outside = self.outside.told(event, self.proposals)
-            case Resteered(title=title, text=text, strategy=strategy, notes=notes):
+            case Resteered(at=at, title=title, text=text, strategy=strategy, notes=notes):
+                self.edited_at = at
                 self.program = replace(self.program, title=title, text=text, strategy=strategy, notes=notes)
             case Held(lane=name) | Released(lane=name):
                 self.outside = self.outside.acted(event.id)

@@ -89,4 +89,4 @@ def nobody_proposes(draft: Draft) -> Order | None:
     """The run measures what is submitted, and nothing to pass the time: what comes next is to find a free slot."""
     if draft.board.agent_options(draft.name).agent != NOBODY:
         return None
-    return wait(draft, "it waits for what is submitted")
+    return wait(draft, "nothing is submitted")

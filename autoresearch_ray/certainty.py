@@ -200,7 +200,7 @@ def holdout(board: Board, experiment: Experiment | None) -> Value | None:
 def confirmation(board: Board) -> list[str]:
     """How much of the gain is confirmed, in sentences."""
     then, since = claimed(board), later(board)
-    words = [f"The gain over the baseline is {confirmed(board)}."] if gain(board) else []
+    words = [f"Against the baseline the metric changed by {confirmed(board)}."] if gain(board) else []
     if then:
         again = f"measured again since, it reads {since}" if since else "it was not measured since"
         words.append(f"The best was published as {then}; {again}.")

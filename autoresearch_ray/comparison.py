@@ -15,7 +15,7 @@ from autoresearch_ray import fleet
 from autoresearch_ray.board import Board
 from autoresearch_ray.certainty import rough
 from autoresearch_ray.memory import likely
-from autoresearch_ray.model import Experiment, Status
+from autoresearch_ray.model import Experiment, Outcome, Status
 from autoresearch_ray.money import Spending
 from autoresearch_ray.results import duration, signed
 
@@ -29,7 +29,7 @@ class Compared:
     agent: str
     lanes: int
     proposals: int
-    edited: int  # those that changed something which could be measured
+    edited: int  # those of which an edit in scope came; it may have been tried before
     kept: int
     confirmed: int  # changes in the published best, those among them that came in with a group
     gain: float  # that these are expected to bring, in the metric's unit; positive is better
@@ -73,7 +73,7 @@ def _compared(board: Board, agent: str, made: list[Experiment], inside: frozense
         agent=agent or called(board),
         lanes=sum(lane.seat.agent == agent for lane in board.lanes.values()),
         proposals=len(made),
-        edited=sum(each.commit is not None for each in made),
+        edited=sum(each.outcome is Outcome.EDITED for each in made),
         kept=sum(each.status is Status.KEEP for each in made),
         confirmed=len(confirmed),
         gain=sum(map(likely, confirmed)),

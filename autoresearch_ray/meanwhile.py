@@ -69,9 +69,10 @@ def _hopeless(draft: Draft, name: str) -> str:
     board, provider, breaker = draft.board, draft.board.provider(name), draft.board.breaker(name)
     times, failure = board.idle_agents_in_a_row.get(provider, 0), board.agent_failures.get(provider)
     reason = failure.message if failure else ""
+    what = f"{failure.kind}: {reason}" if failure else ""
     lanes = sum(board.provider(each) == provider for each in board.lanes) if times >= 2 * PATIENCE else 0
     if lanes and times >= PATIENCE * lanes:
-        return f"the agents failed {times} times in a row: {reason}"
+        return f"the last {times} proposals came to nothing: {what}"
     return f"{breaker.why}: {reason}" if breaker.hopeless(draft.now) else ""
 
 

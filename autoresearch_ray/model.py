@@ -588,6 +588,8 @@ class Experiment:
             return Outcome.OUT_OF_SCOPE
         if failure and failure.kind is FailureKind.MACHINE and self.commit is None:
             return None
+        if failure and failure.kind is FailureKind.AGENT:  # its trouble is not told: a ledger of before it was
+            return Outcome.CRASHED
         return Outcome.EDITED
 
     @property

@@ -63,5 +63,7 @@ def _is_idle(store: Store, path: str, before: Entry | None, after: Entry | None)
 
 def _said(err: str) -> str:
     """What git says, on one line: the first complaint names the file and the line."""
+    if "No valid patches in input" in err:  # and git names a flag of its own, as if that were the way out
+        return "it is no unified diff, such as `git diff` writes"
     lines = [each.removeprefix("error: ").removeprefix("fatal: ") for each in err.splitlines() if each.strip()]
     return one_line("; ".join(lines[:3]), 500) or "git does not say why"

@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import pkgutil
+import sys
 import threading
 import time
 import unicodedata
@@ -162,7 +163,7 @@ def test_a_command_sees_the_environment_that_it_was_given_and_no_other(
         ("an idea: in the middle of a line is none", "an idea: in the middle of a line is none"),
         ("idea: \x1b[31mred\x1b[0m\x07 bell\u202e", "red bell"),
         ("idea: " + "x" * 500, "x" * 200),
-        ("", "an edit without a description"),
+        ("", "no description"),
     ],
 )
 def test_the_idea_is_the_last_marked_line_or_else_the_last_line(said: str, idea: str) -> None:
@@ -209,9 +210,15 @@ def test_a_failing_agent_is_a_value_with_its_last_words(checkout: Path) -> None:
     assert proposal.error is not None and "status 3" in proposal.error and "no such model" in proposal.error
 
 
+def test_of_a_traceback_the_exception_is_told_and_not_how_it_came_there(checkout: Path) -> None:
+    script = f"{sys.executable} -c 'def ask(): return missing\nask()'"
+    proposal = propose(Command, checkout, agent_command=script)
+    assert proposal.error == "the agent exited with status 1: NameError: name 'missing' is not defined"
+
+
 def test_an_answer_of_an_earlier_experiment_is_not_read_again(checkout: Path) -> None:
     assert propose(Command, checkout, agent_command="echo 'idea: one'").idea == "one"
-    assert propose(Command, checkout, agent_command="true", id="gpu0-2").idea == "an edit without a description"
+    assert propose(Command, checkout, agent_command="true", id="gpu0-2").idea == "no description"
 
 
 @pytest.mark.parametrize("command", [None, "", "  ", "no-such-agent-anywhere --fast", "\tno-such-agent-anywhere"])

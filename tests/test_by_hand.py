@@ -90,8 +90,11 @@ def test_a_hint_to_keep_is_not_forgotten_for_those_that_fade() -> None:
 def test_an_edited_strategy_is_what_the_board_has_from_then_on_and_the_same_again_is_nothing_new() -> None:
     game = calibrated(1)
     before = game.board.program
+    assert game.board.edited_at is None
     game.hear(Resteer("Game", "# Game", "try wider nets", "none"))
+    edited_at = game.board.edited_at
     game.hear(Resteer("Game", "# Game", "try wider nets", "none"))
+    assert edited_at is not None and game.board.edited_at == edited_at
     after = game.board.program
     assert (after.strategy, after.notes, after.title) == ("try wider nets", "none", "Game")
     assert (after.scope, after.eval, after.options) == (before.scope, before.eval, before.options)

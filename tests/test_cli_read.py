@@ -406,7 +406,7 @@ def test_best_tells_what_is_confirmed_of_the_gain(tmp_path: Path) -> None:
     write(run, tmp_path)
     arguments = ["best", "--folder", str(tmp_path)]
     words = CliRunner().invoke(main, [*arguments, "--text"]).stdout
-    assert "The gain over the baseline is -0.0990 ± 0.0017 (59 standard errors)." in words
+    assert "Against the baseline the metric changed by -0.0990 ± 0.0017 (59 standard errors)." in words
     assert "published as 0.9000 ± 0.0018, n = 1; measured again since, it reads 0.9030 ± 0.0013, n = 2." in words
     assert "On the holdout the best reads 0.95, n = 1." in words and "beside it: memory_gb 2" in words
     facts = json.loads(CliRunner().invoke(main, arguments).stdout)
@@ -451,6 +451,7 @@ def test_diff_of_what_is_not_there_says_so(invoke: Invoke, name: str, words: str
 def test_show_has_the_facts_the_patch_and_the_log(invoke: Invoke, project: Path) -> None:
     words = invoke("show", "1", "--text").stdout
     assert "clear of noise" in words and "+rate = 2" in words and "val_bpb: 0.9" in words and "lr 0.04" in words
+    assert not re.search(r"\d\.\d{8}", words), "numbers are for people here"
     facts = json.loads(invoke("show", "gpu0-2").stdout)
     assert facts["log_tail"].startswith("step 1\nval_bpb: 0.9") and facts["params"] == {"lr": 0.04}
     assert Path(facts["log"]).is_file() and facts["agent_log"] is None

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from autoresearch_ray import comparison, report, results
 from autoresearch_ray.cli import main
-from autoresearch_ray.model import Failure, FailureKind, Member, Options, Status, Usage
+from autoresearch_ray.model import Failure, FailureKind, Member, Options, Outcome, Status, Usage
 from tests.runs import Run, write
 
 A, B, C = "a1" * 20, "b2" * 20, "c3" * 20
@@ -48,6 +48,13 @@ def test_what_came_of_each_agent_and_what_it_took() -> None:
     assert codex.gain == pytest.approx(0.004) and codex.input_tokens == 500
     assert (mine.confirmed, mine.gain, mine.cost_per_gain, mine.seconds_per_gain) == (0, 0.0, None, None)
     assert mine.input_tokens is None and mine.proposals == 1, "the group is nobody's"
+
+
+def test_an_edit_that_was_tried_before_is_one_here_as_where_the_report_counts_what_came_of_asking() -> None:
+    run = mixed()
+    run.propose("gpu2", "no good", None, failure=Failure(FailureKind.DUPLICATE, "#5 tried exactly this"))
+    edited = [each.edited for each in comparison.compared(run.board)]
+    assert edited == [2, 1, 2] and results.outcomes(run.board)[Outcome.EDITED] == 5
 
 
 def test_the_report_compares_them_and_says_what_is_not_known() -> None:

@@ -183,7 +183,7 @@ def test_a_failure_is_read_with_its_kind_whatever_the_exit_status(
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_tool_that_says_nothing_is_a_failure_or_no_edit_and_no_crash(checkout: Path, name: str) -> None:
     proposal = Called(checkout, name).proposal
-    assert proposal.idea == "an edit without a description"
+    assert proposal.idea == "no description"
     assert proposal.usage.input_tokens is proposal.usage.cost_usd is None
 
 

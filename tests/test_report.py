@@ -275,7 +275,7 @@ def test_jsonl_holds_the_fields_of_the_loop_and_ours() -> None:
 def test_the_report_says_what_was_found_and_how_sure_it_is() -> None:
     text = report.markdown(night().board, "+a\n", "progress.png")
     assert "1.00100 ± 0.00087, n = 2 → 0.91950 ± 0.00087, n = 2 (-0.0815, 8.142% better)" in text
-    assert "The gain over the baseline is -0.0815 ± 0.0012 (67 standard errors)." in text
+    assert "Against the baseline the metric changed by -0.0815 ± 0.0012 (67 standard errors)." in text
     assert "published as 0.91950 ± 0.00087, n = 2; it was not measured since." in text
     assert "| NVIDIA H200 | 0.00122 | 1.00100 ± 0.00087, n = 2 | gpu0, gpu1 |" in text
     assert "git merge autoresearch/nov20" in text

@@ -228,7 +228,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Toy, Coordi
         ("diff --git a/train.py b/train.py\nindex 1..2 100644\nBinary files a/train.py and b/train.py differ\n",
          "does not apply"),
         ("diff --git a/train.py b/train.py\nold mode 100644\nnew mode 160000\n", "does not apply"),
-        ("hello", "does not apply"),
+        ("hello", "it is no unified diff"),
         ("--- a/train.py\n+++ b/train.py\n@@ -1,3 +1,3 @@\n-import nothing\n+import os\n import random\n import time\n",
          "does not apply to"),
     ],

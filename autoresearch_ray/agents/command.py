@@ -27,6 +27,7 @@ _TRANSCRIPT_BYTES = 8 << 20  # of one proposal; what is read back for the idea i
 _HEARD = 20  # lines at the end of a transcript in which a failure is looked for
 _SAID = 64 << 10  # characters at its end in which the idea is looked for
 _SESSION = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")  # it becomes an argument, and must not read as an option
+_TRACED = re.compile(r'^(?:Traceback \(most recent call last\):|\s+File ".+", line \d+)', re.MULTILINE)
 _PROGRAM = re.compile(  # a program's plain name, and none of the words that the shell itself knows
     r"\s*(?!(?:case|cd|command|echo|eval|exec|export|for|if|printf|read|set|test|trap|umask|unset|until|while)\s)"
     r"([A-Za-z][\w.+-]*)(?=\s|$)"
@@ -112,7 +113,7 @@ class Command:
         elif ended.why == "lost":
             error = "the agent's guardian vanished"
         elif ended.code != 0 and (error is None or not text.strip()):
-            error = f"the agent exited with status {ended.code}: {one_line(process.tail(log, lines=5), 500)}"
+            error = f"the agent exited with status {ended.code}: {one_line(_complaint(log), 500)}"
         words = said.error if said.error and text.strip() else process.tail(log, lines=_HEARD)
         failed = said.error is not None or (ended.why == "exit" and ended.code != 0)
         trouble = said.trouble or trouble_in(words, failed=failed)
@@ -172,6 +173,12 @@ def _taken(answer: Path) -> str:
     return text.decode(errors="replace")
 
 
+def _complaint(log: Path) -> str:
+    """What a log ends with: of a traceback its last line alone, since the rest would take the room that there is."""
+    end = process.tail(log, lines=5)
+    return end.rstrip().rpartition("\n")[2] if _TRACED.search(end) else end
+
+
 def idea_in(text: str) -> str:
     """The last line `idea: ...` of what an agent said; without one, its last line that is not empty."""
     lines = [each for each in (one_line(line, 220) for line in text[-_SAID:].splitlines()) if each]
@@ -179,7 +186,7 @@ def idea_in(text: str) -> str:
         mark, colon, idea = line.lstrip("*_`#>- ").partition(":")
         if colon and mark.strip("*_` ").lower() == "idea" and idea.strip("*_` "):
             return one_line(idea.strip("*_` "))
-    return one_line(lines[-1]) if lines else "an edit without a description"
+    return one_line(lines[-1]) if lines else "no description"
 
 
 def installed(program: str, environ: Mapping[str, str], hint: str) -> None:

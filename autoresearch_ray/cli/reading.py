@@ -239,9 +239,13 @@ def _facts(board: Board, experiment: Experiment) -> dict[str, Any]:
 
 def _plain(value: Any) -> str:
     """A fact on one line; of a group of facts those that are known."""
+    from autoresearch_ray.certainty import number
+
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items() if each not in (None, "", ()))
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
+    if isinstance(value, float):
+        return number(value)
+    return " ".join(map(_plain, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
         "--agent",
         "NAME",
         str,
-        "Who proposes: claude, aider, opencode, ..., llm, command, knobs, none or package.module:Class.",
+        "Who proposes: claude, aider, opencode, ..., llm, command, knobs, submitted, none or package.module:Class.",
     ),
     ("--agent-command", "SHELL", str, "The shell command of `--agent command`."),
     ("--agent-minutes", "N", float, "Longest time for one proposal."),
@@ -119,8 +120,24 @@ def resume(source: str, as_job: bool | None, as_json: bool, **flags: Any) -> Non
 
 
 def _drive(session: Session, as_json: bool) -> None:
-    """Run it to its end, showing what comes."""
-    with session, live.view(as_json=as_json) as view:
+    """Run it to its end, showing what comes, and say what was found: also of a run that ends in an error."""
+    told = 0
+
+    def sum_up() -> None:
+        board, folder = session.board, session.folder
+        if not as_json:
+            click.echo(summary(board))
+        if board.closed and not board.closed.failed:
+            click.echo(f"ended: {board.closed.reason}", err=True)
+        if board.best and board.best.number:
+            click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
+        for branch in session.unpublished:
+            click.echo(f"{branch} is checked out, or holds commits of yours: it was left as it is", err=True)
+        _warn(session, told)
+        click.echo(f"report: {folder / 'report.md'}", err=True)
+
+    with ExitStack() as last, session, live.view(as_json=as_json) as view:
+        last.callback(sum_up)
         again = "goes on" if session.resumed else "begins"
         click.echo(f"run {session.tag} {again}; `autoresearch-ray status` from anywhere shows how it stands", err=True)
         if session.sandbox:
@@ -136,15 +153,6 @@ def _drive(session: Session, as_json: bool) -> None:
             view.show(session.board)
         finally:
             interrupts.let_go()
-    board, folder = session.board, session.folder
-    if not as_json:
-        click.echo(summary(board))
-    if board.best and board.best.number:
-        click.echo(f"merge it with: git merge autoresearch/{session.tag}", err=True)
-    for branch in session.unpublished:
-        click.echo(f"{branch} is checked out, or holds commits of yours: it was left as it is", err=True)
-    _warn(session, told)
-    click.echo(f"report: {folder / 'report.md'}", err=True)
     if interrupts.count:
         raise KeyboardInterrupt
 

@@ -79,7 +79,7 @@ def _limits(board: Board, elapsed: float) -> list[tuple[float, str]]:
     options = board.program.options
     found: list[tuple[float, str]] = []
     if options.hours is not None:
-        found.append((options.hours * 3600 - elapsed, f"{options.hours:g} hours"))
+        found.append((options.hours * 3600 - elapsed, f"{options.hours:g} hour{'s' * (options.hours != 1)}"))
     if options.experiments is not None and board.counted:
         left = elapsed * (options.experiments / board.counted - 1)
         found.append((left, f"{options.experiments} experiments"))
@@ -164,6 +164,7 @@ def status(board: Board, driver: Driver, now: float, mirror: Mirrored | None = N
         "paused": [_slot(board, each) for each in board.paused.values()],
         "retired": [_slot(board, each) for each in board.retired.values()],
         "submitted": {"waiting": len(board.outside.queue), "declined": len(board.outside.declined)},
+        "edited": None if board.edited_at is None else timestamp(board.edited_at),
         "hints": [{"id": each.id, "text": each.text, "lanes": list(each.lanes), "keep": each.keep} for each in hints],
         "measurements": board.attempts,
         "started": timestamp(board.started),
@@ -272,7 +273,7 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
         (heading(board), f"{metric.direction} is better"),
         ("best", scored_text(board, board.best)),
         ("baseline", scored_text(board, board.baseline)),
-        ("gain", improvement(board) or "-"),
+        ("change", improvement(board) or "-"),
         ("confirmed", confirmed(board)),
         *(("noise" if not index else "", each) for index, each in enumerate(noise_lines(board))),
         ("tried", f"{board.counted} experiments: {counts_text(board)}; {board.attempts} measurements"),
@@ -280,6 +281,7 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
         ("refused", "; ".join(refusals)),
         *(("agents" if not index else "", each) for index, each in enumerate(agents_lines(board, now))),
         ("money", money_text(board)),
+        ("edited", "" if board.edited_at is None else edited_text(now - board.edited_at)),
         *(("told" if not index else "", line(each.text, 100)) for index, each in enumerate(told)),
         ("submitted", submitted_text(board)),
         *slot_lines(board, now),
@@ -293,6 +295,11 @@ def status_text(board: Board, driver: Driver, now: float, mirror: Mirrored | Non
     if len(board.program.options.agents) > 1 and (agents := comparison.table(board)):
         parts.append(columns(agents, right=range(1, len(agents[0]))))
     return "\n\n".join("\n".join(each) for each in (*parts, columns(lanes, right=right)))
+
+
+def edited_text(seconds: float) -> str:
+    """That the agents follow what was changed in program.md so long ago."""
+    return f"the program was, {duration(seconds)} ago: proposals since then follow it"
 
 
 def lane_rows(board: Board, now: float) -> list[tuple[str, ...]]:
