@@ -485,6 +485,7 @@ def test_report_writes_the_picture_beside_it(invoke: Invoke, tmp_path: Path) -> 
     assert "![Progress](progress.png)" in text and "+rate = 2" in text
     assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert "progress.png" not in invoke("report").stdout
+    assert "cannot write" in invoke("report", "-o", str(tmp_path / "no" / "report.md"), status=2).stderr
 
 
 def test_without_matplotlib_there_is_a_report_without_a_picture(project: Path, tmp_path: Path) -> None:

@@ -321,6 +321,8 @@ def _picture(board: Board, path: Path) -> Path | None:
     except SetupError as error:
         click.echo(f"no picture: {error}", err=True)
         return None
+    except OSError as error:
+        raise _unwritable(path, error) from error
     click.echo(f"wrote {path}", err=True)
     return path
 
@@ -384,7 +386,9 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        raise SetupError(
-            f"cannot write {path}: {error.strerror}", "name a file in a folder that can be written"
-        ) from error
+        raise _unwritable(path, error) from error
     click.echo(f"wrote {path}", err=True)
+
+
+def _unwritable(path: Path, error: OSError) -> SetupError:
+    return SetupError(f"cannot write {path}: {error.strerror}", "name a file in a folder that can be written")
