@@ -79,7 +79,8 @@ def _found(name: str, look: Callable[[], str], otherwise: State = "fail") -> Che
 def _session(program: Path, environ: Mapping[str, str]) -> tuple[Session | None, Check]:
     """The run that would be, and what is to be said of its program."""
     if not (program / "program.md" if program.is_dir() else program).exists():
-        return None, Check("program", "warn", f"there is no {program}", "`autoresearch-ray init` writes one")
+        asked: State = "warn" if program == Path("program.md") else "fail"  # whoever names a file means that one
+        return None, Check("program", asked, f"there is no {program}", "`autoresearch-ray init` writes one")
     try:
         session = Session(Program.read(program), environ)
     except AutoresearchError as error:

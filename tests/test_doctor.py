@@ -80,6 +80,7 @@ def test_without_a_program_the_machine_alone_is_looked_at(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     found = examine()
     assert found["program"]["state"] == "warn" and "init" in found["program"]["hint"] and "run" not in found
+    assert examine("other.md", status=2)["program"]["state"] == "fail", "whoever names a file means that one"
 
 
 @pytest.mark.parametrize(
