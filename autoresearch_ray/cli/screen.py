@@ -81,10 +81,11 @@ def screen(board: Board, now: float, room: int) -> RenderableType:
 def _lanes(board: Board, now: float, room: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names, *rows = lane_rows(board, now)
-    for name in names:
-        table.add_column(Text(line(name)), no_wrap=True, justify="left" if name in WORDS else "right")
+    for name in names:  # where the screen is narrow, what a lane does now is cut, and not which lane it is
+        whole = name != names[-1]
+        table.add_column(Text(line(name)), no_wrap=whole, justify="left" if name in WORDS else "right")
     for row in rows[:room]:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(each, no_wrap=True, overflow="ellipsis") for each in row))
     if len(rows) > room:
         table.add_row(Text(), Text(f"and {len(rows) - room} more"))
     return table
