@@ -6,12 +6,11 @@ The dataclasses have no slots: the MCP SDK makes its schemas from the classes, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.model import Experiment
 from autoresearch_ray.results import line, record
-from autoresearch_ray.steering import Result
+from autoresearch_ray.steering import Result, State
 
 LINE = 300  # characters of an idea or a reason
 
@@ -164,7 +163,7 @@ class Submitted:
     """
 
     id: str
-    state: Literal["sent", "queued", "measuring", "deciding", "keep", "discard", "crash", "lost", "declined"]
+    state: State
     idea: str
     number: int | None
     value: float | None

@@ -61,7 +61,7 @@ def compared(board: Board) -> list[Compared]:
     inside = board.contains(best.commit) if best and best.commit and board.published else frozenset()
     proposals: dict[str, list[Experiment]] = {}
     for each in board.experiments:
-        if each.kind == "propose":
+        if each.kind == "propose" and not each.submission:
             proposals.setdefault(each.agent, []).append(each)
     return [_compared(board, agent, made, inside) for agent, made in proposals.items()]
 

@@ -580,7 +580,7 @@ class Experiment:
     def outcome(self) -> Outcome | None:
         """What came of asking the agent; None where none was asked."""
         failure = self.failure
-        if self.kind != "propose":
+        if self.kind != "propose" or self.submission:
             return None
         if self.trouble:
             return Outcome(self.trouble.kind)

@@ -79,10 +79,6 @@ class Outside:
         """A message that nothing can come of."""
         return replace(self, heard=self.heard | {event.id}, declined=(*self.declined, event))
 
-    def find(self, id: str) -> Waiting | None:
-        """The submission `id`, while it has no verdict."""
-        return next((each for each in self.queue if each.submitted.id == id), None)
-
     def measured(self, id: str, number: int) -> Outside:
         """The submission is the experiment `number` now."""
         return self._changed(id, lambda each: replace(each, tries=each.tries + 1, number=number))

@@ -192,9 +192,9 @@ def _noise(board: Board) -> str:
 def _lanes(board: Board) -> str:
     names, rows = others(board), leaderboard(board)
     mixed, paid = len({row.agent for row in rows}) > 1, any(row.cost_usd for row in rows)
-    whose, tried = ("agent",) * mixed, ("keeps", "tried", *("dollars",) * paid)
+    asked, tried = ("agent",) * mixed, ("keeps", "tried", *("dollars",) * paid)
     return _table(
-        ("rank", "lane", "device", *whose, heading(board), "over the baseline", *names, *tried, "head"),
+        ("rank", "lane", "device", *asked, heading(board), "over the baseline", *names, *tried, "head"),
         [
             (
                 str(row.rank),

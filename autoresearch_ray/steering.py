@@ -101,9 +101,10 @@ def submit(folder: Path, patches: Sequence[Patch], *, parent: str = "", by: str 
     """Have each patch measured as an experiment of its own, before what agents propose. Returns their ids, in order.
 
     `parent` is what the patches are against: a commit or an experiment of the run, a lane, or "" for the best that
-    there is when they are taken up. Raises `SetupError` for what is too long, or empty.
+    there is now. Raises `SetupError` for what is too long, or empty.
     """
     named = inbox.ids(len(patches))
+    parent = parent or _best(folder)
     letters = [Submit(id, each.patch, each.idea, parent, by) for id, each in zip(named, patches, strict=True)]
     inbox.send(folder, letters)
     return named
@@ -148,6 +149,15 @@ def results(folder: Path, ids: Sequence[str] = (), timeout: float = 0.0) -> list
 
 
 # --- Inside ----------------------------------------------------------------------------------------------------------
+
+
+def _best(folder: Path) -> str:
+    """The commit of the best that whoever submits has before him: by the time he is heard it may be another, and while
+    a grid is taken up one of its own patches may become it. "" where the run has not begun."""
+    if not (folder / LEDGER).exists():
+        return ""
+    board = folded(folder, Tail(folder / LEDGER).read())
+    return (board.best and board.best.commit) or board.opened.base
 
 
 def _known(folder: Path, lanes: Sequence[str]) -> None:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from autoresearch_ray.comparison import compared
 from autoresearch_ray.events import Declined, Judged, Ordered, Resteered, Submitted, Told
 from autoresearch_ray.messages import Hold, Message, Release, Resteer, Submit, Tell
 from autoresearch_ray.model import FailureKind, Propose, Remeasure, Status, Stop, Try, Wait
 from autoresearch_ray.outside import HEARD
 from autoresearch_ray.pace import Pace
 from autoresearch_ray.policies.bayes import Bayes
+from autoresearch_ray.results import transcript
 from tests.game import Game, calibrated, events, failed, value
 from tests.test_invariants import Referee, games
 
@@ -195,6 +197,8 @@ def test_what_was_submitted_is_measured_by_the_next_lane_and_in_order() -> None:
     found = game.board.find(second.id)
     assert found and (found.status, found.by, found.submission, found.commit) == (Status.KEEP, "ann", "m2", "mine-m2")
     assert found.kind == "propose" and found.idea == "idea of m2"
+    assert found.outcome is None and transcript(found) is None, "no agent was asked"
+    assert sum(each.proposals for each in compared(game.board)) == 2, "and none is compared by it"
     assert [each.submitted.id for each in game.board.outside.queue] == ["m1", "m3"]
 
 
@@ -346,5 +350,5 @@ def test_invariants_of_runs_in_which_people_meddle(
     for id in {each.submission for each in tries}:
         mine = [each for each in tries if each.submission == id]
         assert len(mine) <= 2 and all(each.status is Status.LOST for each in mine[:-1])
-        waiting = game.board.outside.find(id) is not None
+        waiting = id in [each.submitted.id for each in game.board.outside.queue]
         assert waiting == (mine[-1].id not in verdicts) or (waiting and mine[-1].status is Status.LOST)

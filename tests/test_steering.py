@@ -32,6 +32,7 @@ from autoresearch_ray.run_folder import begin
 from autoresearch_ray.session import Program, Session, research
 from autoresearch_ray.steering import Patch
 from tests.conftest import TRAIN, Toy
+from tests.runs import Run, write
 
 SEEN = 'cat > "$SEEN/$$"; sed -i "s/^WIDTH.*/WIDTH = 1$(date +%N)/" train.py; echo "idea: width"'
 
@@ -316,6 +317,21 @@ def test_what_is_too_long_or_empty_is_never_sent(tmp_path: Path, patch: str, wor
     with pytest.raises(SetupError, match="at most 2000 characters"):
         steering.tell(tmp_path, "x" * 2001)
     assert inbox.waiting(tmp_path) == []
+
+
+def test_a_grid_is_against_the_best_that_was_there_when_it_was_sent(tmp_path: Path) -> None:
+    """While it was taken up its first patch became the best, and the others did not apply to that."""
+    run = Run()
+    run.seat("gpu0")
+    run.remeasure("gpu0", run.base, 1.0)
+    before = write(run, tmp_path / "before")
+    id = run.propose("gpu0", "better", 0.9, Status.KEEP, commit="c" * 40, gain=0.1)
+    run.publish(id, "c" * 40, 0.9)
+    after = write(run, tmp_path / "after")
+    for folder, best in ((before, run.base), (after, "c" * 40)):
+        steering.submit(folder, [Patch("a", "one"), Patch("b", "two")])
+        sent = [inbox.read(each) for each in inbox.waiting(folder)]
+        assert [each.parent for each in sent if isinstance(each, Submit)] == [best, best]
 
 
 # --- The inbox -------------------------------------------------------------------------------------------------------
