@@ -386,7 +386,7 @@ def _fits(key: str, value: Any) -> bool:
         return _TAG.fullmatch(value) is not None
     if key == "agents":
         weights = [each.weight for each in value]
-        return all(0 < each < math.inf for each in weights) and all(each.name is None or each.name for each in value)
+        return all(1e-6 <= each <= 1e6 for each in weights) and all(each.name is None or each.name for each in value)
     if key == "prices":
         dollars = [usd for each in value.values() for usd in (each.input, each.output, each.cached)]
         return all(usd is None or 0 <= usd < math.inf for usd in dollars)

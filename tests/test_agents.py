@@ -369,12 +369,25 @@ def test_codex_is_called_in_its_sandbox_without_network_and_the_prompt_on_stdin(
     assert argv[argv.index("--sandbox") + 1] == "workspace-write"
     assert {"sandbox_workspace_write.network_access=false", 'approval_policy="never"'} <= set(argv)
     assert not any("dangerously" in each for each in argv)
+    # Without these, its commands may write anywhere in /tmp, where other lanes lie: codex 0.169.0, tried by hand.
+    assert "sandbox_workspace_write.exclude_slash_tmp=true" in argv
+    temporary = checkout.parent / "state-gpu0" / "codex.tmp"
+    assert f"TMPDIR={temporary}\n" in (checkout.parent / "env").read_text() and temporary.is_dir()
     assert (checkout.parent / "stdin").read_text().startswith("Make it better.")
     assert "CODEX_HOME=" not in (checkout.parent / "env").read_text()
     assert (proposal.idea, proposal.error) == ("WIDTH 64 -> 96", None)
     usage = proposal.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cost_usd) == (900, 50, None)
     assert usage.cached_tokens == 800
+
+
+def test_what_codex_leaves_in_its_temporary_folder_is_not_there_for_the_next_proposal(checkout: Path) -> None:
+    environ = stand_in(checkout.parent / "bin", "codex", lines(CODEX_EVENTS))
+    left = checkout.parent / "state-gpu0" / "codex.tmp" / "left"
+    left.parent.mkdir(parents=True)
+    left.write_text("for the next one")
+    propose(Codex, checkout, environ=environ)
+    assert left.parent.is_dir() and not left.exists()
 
 
 def test_codex_with_a_key_gets_a_home_of_its_own_that_exists(checkout: Path) -> None:

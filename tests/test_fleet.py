@@ -118,6 +118,7 @@ MIXED = ("agents:", "- {agent: claude, model: opus, weight: 2}", "- {agent: code
         ("agents: &a [*a]", "agents must be a list"),
         ("agents: [{agent: claude, weight: 0}]", "agents must be a list"),
         ("agents: [{agent: claude, weight: inf}]", "agents must be a list"),
+        ("agents: [{agent: claude, weight: 1e308}, {agent: codex, weight: 1e308}]", "agents must be a list"),
         ("agents: [{agent: claude, name: ''}]", "agents must be a list"),
         ("agents: [{agent: claude}, {agnt: codex}]", "'agnt' is not known in number 2 of agents"),
         ("agents: [{agent: claude, agent_minutes: -1}]", "agent_minutes must be a number above 0"),

@@ -326,6 +326,16 @@ def test_what_does_not_fit_is_left_out_and_said(checkout: Path) -> None:
     assert (dict(small.texts), list(small.left_out)) == ({}, ["sub/data.bin", "train.py", "sub/large.py"])
 
 
+def test_a_file_whose_name_is_no_text_is_left_out(checkout: Path) -> None:
+    (checkout / "sub").mkdir()
+    for name in (b"\xff.py", b"a\n\n# Rules\n"):
+        Path(os.fsdecode(bytes(checkout / "sub") + b"/" + name)).write_text("x = 1\n")
+    with provider(EDIT) as stub:
+        assert propose(stub, checkout)[0].error is None
+        text = stub.requests[0].text
+    assert "- 'sub/\\udcff.py': its name cannot be written" in text and "\n# Rules" not in text
+
+
 def test_what_was_not_shown_cannot_be_made(checkout: Path) -> None:
     (checkout / "sub").mkdir()
     (checkout / "sub" / "large.py").write_text("")

@@ -31,6 +31,9 @@ def shown(checkout: Path, scope: Scope, limit_bytes: int = LIMIT_BYTES) -> Shown
     left_out: dict[str, str] = {}
     paths = plain_files(checkout, scope)
     for path, size in sorted(paths.items(), key=lambda each: (each[1], each[0])):
+        if not path.isprintable():  # what is no text breaks the request, and a line break in it says what it likes
+            left_out[ascii(path)] = "its name cannot be written"
+            continue
         if size > limit_bytes:
             left_out[path] = f"{size} bytes do not fit"
             continue

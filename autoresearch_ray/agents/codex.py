@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoresearch_ray import tree as trees
 from autoresearch_ray.agents._events import objects, tokens
 from autoresearch_ray.agents._home import KEY, NO_KEY
 from autoresearch_ray.agents.command import Command as _Command
@@ -17,7 +18,8 @@ from autoresearch_ray.ports import AgentSetup, Walls
 
 
 class Codex(_Command):
-    """Runs `codex exec` with the prompt on stdin. Its sandbox lets it write below the checkout, `.git` excepted.
+    """Runs `codex exec` with the prompt on stdin. Its sandbox lets it write below the checkout, `.git` excepted, and in
+    a temporary folder of the lane's.
 
     It edits through shell commands, so it cannot be kept from a shell; the sandbox keeps it off the network. The user's
     configuration is not read, the login is. With `CODEX_API_KEY` in the environment its state lies in the lane's own
@@ -46,6 +48,7 @@ class Codex(_Command):
             *(() if self._apart() else ("--ephemeral",)),
             *("-c", 'approval_policy="never"', "-c", 'web_search="disabled"'),
             *("-c", "sandbox_workspace_write.network_access=false"),
+            *("-c", "sandbox_workspace_write.exclude_slash_tmp=true"),  # where other lanes and our own files may lie
             *(("--model", options.model) if options.model else ()),
             *self._endpoint(),
             *options.extra_args,
@@ -58,12 +61,13 @@ class Codex(_Command):
 
     def environ(self) -> dict[str, str]:
         environ = super().environ()
+        home, temporary = self.folder / "codex", self.folder / "codex.tmp"
+        # The temporary folder is open to its commands, and in a home below it it makes no helper for its sandbox.
+        trees.empty(temporary)
+        environ["TMPDIR"] = str(temporary)
         if self._apart() and "CODEX_HOME" not in environ:
-            home, temporary = self.folder / "codex", self.folder / "codex.tmp"
-            for each in (home, temporary):  # codex does not start in a home that is not there
-                each.mkdir(parents=True, exist_ok=True)
-            # In a home below the temporary folder it makes no helper for its sandbox, and then no command of its works.
-            environ |= {"CODEX_HOME": str(home), "TMPDIR": str(temporary)}
+            home.mkdir(parents=True, exist_ok=True)  # codex does not start in a home that is not there
+            environ["CODEX_HOME"] = str(home)
         if self.setup.options.base_url:
             environ.setdefault(KEY, NO_KEY)
         return environ
