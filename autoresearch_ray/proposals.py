@@ -11,7 +11,7 @@ from autoresearch_ray.model import Brief, Failure, FailureKind, Price, Proposal,
 from autoresearch_ray.money import Reports, billed
 
 _Number = TypeVar("_Number", int, float)
-_ERROR_CHARACTERS = 4_000  # it goes into the ledger
+_ERROR_CHARACTERS = 4_000  # it goes into the ledger, which holds no half of a character either, as JSON may
 _MOST_USD = 1e6  # of one proposal: what is more is a slip or a lie, and the squares of such have an end as numbers
 
 
@@ -40,7 +40,7 @@ def sane(proposal: Proposal, seconds: float, said: Reports = "nothing", price: P
     if _dollars(usage.cost_usd) is None:  # no price makes it of tokens, either
         usage = replace(usage, cost_usd=None, cost_source=None)
     params = {name: each for name, each in proposal.params.items() if _plain(name) and _plain(each)}
-    error = proposal.error and proposal.error[:_ERROR_CHARACTERS]
+    error = proposal.error and proposal.error[:_ERROR_CHARACTERS].encode(errors="replace").decode()
     return replace(proposal, idea=one_line(proposal.idea), usage=usage, params=params, error=error)
 
 

@@ -427,3 +427,10 @@ def test_what_is_no_proposal_is_the_agents_failure_and_not_the_end_of_the_lane(o
     failure = one.attempt.measurement.failure
     assert failure and failure.kind is FailureKind.AGENT
     assert "Error: " in failure.message
+
+
+def test_an_error_that_no_ledger_can_hold_is_made_fit_for_it(one: Lane) -> None:
+    """JSON of tools may hold half of a character; the ledger raised, and that was the end of the run."""
+    one.works(Propose("gpu0-1", one.base, 1), lambda checkout, brief: Proposal("x", error="mini: \udcff" + "y" * 9999))
+    failure = one.attempt.measurement.failure
+    assert failure and failure.message.encode().startswith(b"mini: ?y") and len(failure.message) == 4000
