@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help demo agents test check bench nanochat nanochat-sweep clean
+.PHONY: help demo agents test test-slow check bench nanochat nanochat-sweep clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -32,7 +32,10 @@ agents: $(VENV)/.test  ## the coding agents that the tests drive, in environment
 	$(BIN)/python -m tests.tools
 
 test: agents  ## the test suite, every layer for real
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+test-slow: agents  ## the long forms of what the suite tests in short
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 check: $(VENV)/.test  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -85,7 +85,6 @@ def test_the_overhead_benchmark_judges_the_mean_of_each_policy(traces: Path) -> 
     assert all(0 < each["seconds"] < 60 for each in rows)
 
 
-@pytest.mark.slow
 def test_the_busy_benchmark_gives_a_line_for_each_ratio(traces: Path) -> None:
     short = ("--slots", "2", "--ratio", "0.1", "--ratio", "1", "--seconds", "0.3", "--minutes", "0.1")
     rows = bench("busy", traces, *short, "--backend", "local")["rows"]

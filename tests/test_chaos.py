@@ -13,7 +13,6 @@ import pytest
 SEED = "16"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_among_faults_loses_nothing_and_leaves_nothing_behind() -> None:
     command = [sys.executable, "-m", "benchmarks.chaos", "--faults", "6", "--seed", SEED, "--json"]

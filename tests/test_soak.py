@@ -8,10 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 
 def told(*argv: str) -> dict[str, Any]:
     done = subprocess.run(
