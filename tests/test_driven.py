@@ -170,7 +170,6 @@ def stopped(folder: Path, name: str, mode: str, temporary: Path) -> TroubleKind 
     return trouble.kind if trouble else None
 
 
-@pytest.mark.slow
 def test_why_an_agent_tries_again_is_known_when_it_is_stopped(agent: str, tmp_path: Path, temporary: Path) -> None:
     with ThreadPoolExecutor(len(ENDLESS)) as pool:
         found = pool.map(lambda mode: stopped(tmp_path / mode, agent, mode, temporary), ENDLESS)
@@ -196,7 +195,6 @@ def test_a_repair_goes_on_with_the_conversation(agent: str, tmp_path: Path, temp
     assert sorted(each.name for each in checkout.iterdir()) == [".git", "train.py"]
 
 
-@pytest.mark.slow
 def test_aider_finds_a_better_quickstart_in_a_whole_run(tmp_path: Path, temporary: Path) -> None:
     try:
         tools.installed("aider")

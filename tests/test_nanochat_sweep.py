@@ -68,6 +68,7 @@ def experiments(folder: Path, data: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_baseline_learns_the_language_in_a_few_seconds(nanochat_data: Path) -> None:
     log = call(NANOCHAT, nanochat_data, ["harness.py", "--device", "cpu"], AUTORESEARCH_BUDGET_SECONDS="4")
     printed = summary_of(log)
