@@ -93,8 +93,10 @@ def test_a_run_that_was_interrupted_tells_what_was_lost_and_not_how_long_it_lay_
     seconds.write_text("60")
     begun = stamps.folder / "begun"
     program = stamps.program(3, evaluation=f"touch {begun}-$AUTORESEARCH_LANE; sleep $(cat {seconds})")
+    opened = time.time()
     with research(program) as session:
-        while session.advance() and len(list(stamps.folder.glob("begun-*"))) < 2:
+        # Long enough that a hundredth of it is more than what a busy machine takes to start a process.
+        while session.advance() and (len(list(stamps.folder.glob("begun-*"))) < 2 or time.time() < opened + 4):
             pass
         interrupted = time.time()
         session.stop(now=True)

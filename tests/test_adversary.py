@@ -415,7 +415,7 @@ def test_an_interrupt_at_the_terminal_does_not_reach_our_own_git() -> None:
 
 @pytest.mark.parametrize(
     ("how", "rounds"),
-    [("kill", 5), ("terminal", 5)],
+    [("kill", 2), ("terminal", 2), *(pytest.param(how, 5, marks=pytest.mark.slow) for how in ("kill", "terminal"))],
 )
 def test_a_run_that_is_ended_again_and_again_loses_nothing(toy: Toy, temporary: Path, how: str, rounds: int) -> None:
     toy.program(workers=2, lanes=2, more="experiments: 100000")

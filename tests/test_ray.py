@@ -144,6 +144,7 @@ def test_a_node_that_is_gone_before_its_team_has_begun_ends_nothing(
     assert any("seated again" in each for each in session.warnings)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_sits_down_again_and_nothing_is_counted_twice(
     cluster: None, toy: Toy, temporary: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_worker_that_is_killed_sits_down_again_and_nothing_is_counted_twice(
     assert processes_of(temporary, "AUTORESEARCH_EXPERIMENT=") == []
 
 
+@pytest.mark.slow
 def test_kill_dash_nine_of_the_driver_over_ray(toy: Toy, temporary: Path) -> None:
     toy.program(backend="ray", more="experiments: 60", command="python train.py; sleep 0.3")
     run = [sys.executable, "-m", "autoresearch_ray", "run", str(toy.folder / "program.md")]

@@ -29,6 +29,6 @@ def test_many_experiments_leave_no_tree_behind_and_neither_files_nor_threads() -
 
 
 def test_slots_hand_in_by_the_dozen() -> None:
-    (row,) = told("benchmarks.scale", "--slots", "6", "--seconds", "4", "--minutes", "0.2")["rows"]
+    (row,) = told("benchmarks.scale", "--slots", "6", "--seconds", "4", "--minutes", "0.1")["rows"]
     assert row["slots"] == row["lanes"] == 6 and row["processes"] == 1
     assert row["hand_ins"] >= 6 and 0 < row["reply_median"] <= row["reply_99"]
