@@ -179,7 +179,11 @@ def test_lower_and_higher_are_mirror_images(values: Values, direction: Direction
         assert lower is None or higher is None or lower == pytest.approx(higher)
 
 
-@given(values=measured, where=st.sampled_from(CLASSES), constant=st.floats(-10.0, 10.0))
+# Beside a constant, differences in the last bits of a number are gone: 2.2e-16 and 0 become equal.
+printed = measured.map(lambda values: [(commit, each, round(value, 6)) for commit, each, value in values])
+
+
+@given(values=printed, where=st.sampled_from(CLASSES), constant=st.floats(-10.0, 10.0))
 def test_a_constant_on_all_values_of_one_class_changes_no_gain(values: Values, where: str, constant: float) -> None:
     plain = evidence_of(values)
     shifted = evidence_of([(commit, each, value + constant * (each == where)) for commit, each, value in values])
