@@ -177,7 +177,7 @@ REFUSED: Mapping[str, Callable[[Meant], str]] = {
     "a file that is not in scope": lambda e: e.block() + e.block(search="", replace="x = 1", path="harness.py"),
     "a path out of the folder": lambda e: e.block(path=f"../nanochat/{e.path}"),
     "a path through the folder above": lambda e: e.block(path=f"x/../{e.path}"),
-    "an absolute path": lambda e: e.block(path=f"/work/{e.path}"),
+    "an absolute path": lambda e: e.block(path=f"/srv/{e.path}"),
     "a path of Windows": lambda e: e.block(path=f"nanochat\\{e.path}"),
     "a path that only looks alike": lambda e: e.block(path=e.path.replace("a", "а")),
     "empty SEARCH in a file that exists": lambda e: e.block(search=""),

@@ -204,7 +204,7 @@ def test_an_error_says_what_to_do(project: Path) -> None:
     async def talk(ask: Asker) -> None:
         assert "hint: give a number from 0 to 4" in await ask.refused("experiment", name="99")
         assert "#4 has no commit" in await ask.refused("diff", new="4")
-        assert "there is no file" in await ask.refused("read_file", path="../work/train.py")
+        assert "there is no file" in await ask.refused("read_file", path=f"../{project.name}/train.py")
         assert "old logs are removed" in await ask.refused("log_tail", name="2")
         assert "valid integer" in await ask.refused("history", limit="all")
         assert "unknown" in (await ask.refused("fly")).lower()

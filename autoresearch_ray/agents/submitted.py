@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
-from autoresearch_ray.model import Brief, Options, Proposal
-from autoresearch_ray.ports import AgentSetup
+from autoresearch_ray.agents.none import NoAgent as _NoAgent
+from autoresearch_ray.model import Brief, Proposal
 
 
-class Submitted:
+class Submitted(_NoAgent):
     """For people and agents that bring their own changes: `autoresearch-ray submit`. It is never asked to propose."""
-
-    reports = "free"
-
-    def __init__(self, setup: AgentSetup) -> None:
-        self.lane = setup.lane
-
-    @classmethod
-    def check(cls, options: Options, environ: Mapping[str, str]) -> None:
-        """Always passes."""
 
     def propose(self, checkout: Path, brief: Brief, log: Path, cancel: threading.Event) -> Proposal:
         """Nothing: `orders` gives its lanes what was submitted, and lets them wait else."""
