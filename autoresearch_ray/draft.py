@@ -73,6 +73,15 @@ class Draft:
 
         return sum(map(counts, self.working))
 
+    @property
+    def enough_is_under_way(self) -> bool:
+        """Whether as many experiments as are wanted are counted, or will be. What is lost of them is tried again."""
+        experiments = self.board.program.options.experiments
+        if experiments is None or self.board.closed:
+            return False
+        most = experiments - self.board.counted
+        return len(self.working) >= most and self.to_be_counted >= most
+
     @cached_property
     def being_tried(self) -> frozenset[str]:
         """The changes that other lanes are trying in company."""

@@ -58,8 +58,11 @@ def stands_idle(draft: Draft) -> bool:
 
 
 def give_up(draft: Draft) -> None:
-    """Closes the run when all agents fail again and again: a human must look. What needs no model is still done."""
-    why = _hopeless(draft, draft.name)
+    """Closes the run when all agents fail again and again: a human must look. What needs no model is still done.
+
+    Nobody need be asked any more once enough is under way; the lanes of better agents may have left for that reason.
+    """
+    why = "" if draft.enough_is_under_way else _hopeless(draft, draft.name)
     if why and all(_hopeless(draft, name) for name, lane in draft.board.lanes.items() if lane.ordered):
         draft.stop(why, failed=True)
 

@@ -24,6 +24,7 @@ from autoresearch_ray.meanwhile import (
     out_of_money,
     stands_idle,
     too_dear,
+    wait,
     why_not,
 )
 from autoresearch_ray.model import (
@@ -153,7 +154,7 @@ def _is_void(draft: Draft, left: Order) -> bool:
     if isinstance(left, Propose):
         breaker = draft.breaker
         asks = left.id == breaker.probe if breaker.is_open else not why_not(draft)
-        return draft.board.closed is not None or _enough_is_under_way(draft) or not asks or bool(too_dear(draft))
+        return draft.board.closed is not None or draft.enough_is_under_way or not asks or bool(too_dear(draft))
     return isinstance(left, Replay) and not draft.being_tried.isdisjoint(left.commits)
 
 
@@ -364,21 +365,16 @@ def _claims(draft: Draft) -> int:
     return min(draft.policy.claims, draft.policy.confirmations + draft.board.counted // 25)
 
 
-def _enough_is_under_way(draft: Draft) -> bool:
-    """Whether as many experiments as are wanted are counted, or will be. What is lost of them is tried again."""
-    experiments = draft.board.program.options.experiments
-    if experiments is None or draft.board.closed:
-        return False
-    most = experiments - draft.board.counted
-    return len(draft.working) >= most and draft.to_be_counted >= most
-
-
 def _others_do_the_rest(draft: Draft) -> Order | None:
-    """Enough is under way: this lane stops, and the others finish."""
-    if not _enough_is_under_way(draft):
+    """Enough is under way: this lane stops, and the others finish.
+
+    Of a provider that is gone tomorrow nothing may come: a lane whose agent asks another one is there until the end.
+    """
+    if not draft.enough_is_under_way:
         return None
-    experiments = draft.board.program.options.experiments
-    return _stand_by(draft) or Stop(f"the other lanes do the rest of {experiments} experiments")
+    why = f"the other lanes do the rest of {draft.board.program.options.experiments} experiments"
+    alone = len({draft.board.provider(name) for name in draft.board.lanes}) == 1
+    return _stand_by(draft) or (Stop(why) if alone else wait(draft, why))
 
 
 # --- The best --------------------------------------------------------------------------------------------------------
@@ -502,7 +498,7 @@ def _stands_apart(board: Board, commit: str, best: str) -> bool:
 def _combine(draft: Draft) -> Order | None:
     """Near misses in company: each is more likely good than bad, and a group of them can be told from the noise."""
     board, best = draft.board, draft.board.best
-    if not draft.policy.combines or not best or not best.commit or _enough_is_under_way(draft):
+    if not draft.policy.combines or not best or not best.commit or draft.enough_is_under_way:
         return None
     group = board.pool.next_missed(_NEAR, draft.being_tried)
     likely = sum(each.likely for each in group)
@@ -519,7 +515,7 @@ def _combine(draft: Draft) -> Order | None:
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
     able = draft.policy.gathers and draft.board.nominee is None
-    return able and not draft.gathering and not _enough_is_under_way(draft)
+    return able and not draft.gathering and not draft.enough_is_under_way
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:
