@@ -161,6 +161,7 @@ class Board:
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
+        self.fruitless = 0  # groups of changes brought together in a row for nothing, since the run was closed
         self.account = Account(opened.at)
         self.outside = Outside()
         self.effects = Effects()
@@ -437,7 +438,7 @@ class Board:
             case Declined():
                 self.outside = self.outside.turned_down(event)
             case Closed():
-                self.closed = event
+                self.closed, self.fruitless = event, 0
         if event.at > self.last_at:
             self.last_at = event.at
 
@@ -697,11 +698,12 @@ class Board:
             self.pool.part(experiment.picked)
         elif event.status is not Status.LOST:
             self.pool.halve((*experiment.picked, *experiment.left_out))
+            self.fruitless += 1
 
     def _published(self, event: Published) -> None:
         before = self.contains(self.published[-1].commit) if self.published else frozenset()
         self.published.append(event)
-        self.verdicts_since_best = 0
+        self.verdicts_since_best = self.fruitless = 0
         self.nominee = None
         inside = self.contains(event.commit)
         self.pool.shared(inside)
@@ -713,6 +715,7 @@ class Board:
     def _refused(self, event: Refused) -> None:
         self.refused[event.commit] = event
         self.nominee = None
+        self.fruitless += 1
         experiment = self.at(event.commit)
         if experiment is not None:
             self.pool.halve(experiment.picked or (event.commit,))

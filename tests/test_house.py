@@ -41,7 +41,7 @@ FLOORS = {
     "words": "errors model events messages",
     "thought": (
         "ports pace noise evidence pool suspicion breaker fleet money layered account outside categories memory board "
-        "draft verdicts meanwhile by_hand orders policies markdown metrics sections program advice digest brief "
+        "draft verdicts meanwhile by_hand confirming gathering limits orders policies markdown metrics sections program advice digest brief "
         "proposals certainty timesheet results comparison report picture sameness merge repair skill"
     ),
     "hands": (
@@ -94,6 +94,9 @@ PURE = {
     "draft",
     "verdicts",
     "by_hand",
+    "confirming",
+    "gathering",
+    "limits",
     "orders",
     "policies",
 }

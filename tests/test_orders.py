@@ -775,11 +775,22 @@ def test_a_run_that_ends_proposes_nothing_more_and_leaves_nothing_open(
         assert not game.active() and board.closed is not None and not board.closed.hard
         assert not any(isinstance(each.order, Propose) for each in _ordered(game.lines, closing=True))
         assert board.nominee is None and board.counts[Status.PENDING] == 0
-        assert not game.policy.gathers or board.pool.next_kept(64) == []
+        assert not game.policy.gathers or board.pool.next_kept(64) == [] or board.fruitless >= 8
         if board.published:
             score = board.score(board.published[-1].commit)
             wanted = min(game.policy.claims, game.policy.confirmations + board.counted // 25)
             assert score is not None and score.n >= wanted
+
+
+def test_what_was_kept_by_chance_is_not_brought_together_for_ever_when_a_run_ends() -> None:
+    for seed in range(4):
+        game = Game.of(4, seed, experiments=300)
+        game.propose = lambda game, parent: 0.0
+        game.play(4000)
+        replays = [each for each in _ordered(game.lines, closing=True) if isinstance(each.order, Replay)]
+        assert (
+            not game.active() and len(replays) <= 10
+        )  # 8, and what was kept for a while; it was 19
 
 
 def test_the_longer_a_run_was_the_more_often_its_best_is_measured_in_the_end() -> None:
