@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -42,6 +43,9 @@ _RESTARTS = 100  # of the coordinator in a session; each costs a second or two
 _CALLS = 64  # that the coordinator takes at a time; its lock orders them, and more wait in line
 _PAUSE_SECONDS = 3.0  # after a death: it takes Ray 3 to 15 s to know that it was the node
 _LOOK_SECONDS = 5.0  # between two looks at who could be seated where
+# Without room for who waits, before Ray is asked all the same. Its head dates what nodes say they have left: where its
+# clock was set back, it takes GPUs for held until that time has come again, and the nodes themselves know better.
+_ASK_SECONDS = 30.0
 _NOBODY_SECONDS = 900.0  # without any worker, before the session gives up
 _OBJECT_STORE_BYTES = 200 << 20  # the whole history travels once; Ray's default is 30 % of the memory
 
@@ -216,6 +220,7 @@ class _Team:
     gpus: float
     actor: Any
     began: Any  # what answers once it is there: its GPUs may be in use by others until then
+    until: float = math.inf  # it is waited for: there may be no room for it
 
     @property
     def is_there(self) -> bool:
@@ -243,6 +248,7 @@ class RayCrew:
         self._somebody_ended = False  # as told: by the end of the run, or because its slot is sick
         self._look_at = 0.0
         self._left_at = time.monotonic()  # when the last worker left its seat
+        self._waiting_since: float | None = None  # somebody for a seat, and there is no room
         self._over = False
         self._coordinator: Any = (
             ray.remote(_CoordinatorActor)
@@ -263,18 +269,30 @@ class RayCrew:
     # --- Seating -----------------------------------------------------------------------------------------------------
 
     def _seat(self) -> None:
-        """Give a seat to everybody for whom there is room now."""
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        """Give a seat to everybody for whom there is room now, or may be."""
+        now = time.monotonic()
+        self._look_at = now + _LOOK_SECONDS
+        for run, team in list(self._teams.items()):
+            if now >= team.until and not team.is_there:
+                self._withdraw(run, team)
         ours: defaultdict[str, float] = defaultdict(float)
         for team in self._teams.values():
             ours[team.node] += team.gpus * team.is_there
         rooms = self._cluster.rooms(self._options.gpus_per_worker, ours)
         if self._seats.most is not None and not self._options.gpus_per_worker and rooms:
             rooms = seating.even(sorted(rooms), self._seats.most)
-        for node, workers in self._seats.plan(rooms).items():
+        planned = self._seats.plan(rooms)
+        for node, workers in planned.items():
             self._start(node, workers)
+        if planned or not self._seats.wanting:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+        elif now >= self._waiting_since + _ASK_SECONDS:
+            for node, workers in self._seats.plan(self._cluster.rooms(self._options.gpus_per_worker)).items():
+                self._start(node, workers, until=now + _ASK_SECONDS)
 
-    def _start(self, node: str, workers: Sequence[int]) -> None:
+    def _start(self, node: str, workers: Sequence[int], until: float = math.inf) -> None:
         gpus = seating.claim(len(workers), self._options.gpus_per_worker)
         actor: Any = (
             ray.remote(_TeamActor)
@@ -287,7 +305,15 @@ class RayCrew:
             )
             .remote(self._coordinator, list(workers), self._options.gpus_per_worker, self._environ)
         )
-        self._teams[actor.run.remote()] = _Team(node, tuple(workers), gpus, actor, actor.began.remote())
+        self._teams[actor.run.remote()] = _Team(node, tuple(workers), gpus, actor, actor.began.remote(), until)
+
+    def _withdraw(self, run: Any, team: _Team) -> None:
+        """Others do hold its GPUs. It may have begun in this very moment."""
+        ray.kill(team.actor)
+        del self._teams[run]
+        self._seats.rise(team.node, team.workers)
+        for index in team.workers:
+            self._vacated(index, f"worker {index} found no room")
 
     def _lost(self, team: _Team, error: RayError) -> None:
         """A team died, with its process or its node, or its node was gone before it began: its workers sit down again,
@@ -332,7 +358,8 @@ class RayCrew:
             return bool(self._teams)
         if time.monotonic() >= self._look_at:
             self._seat()
-        return bool(self._teams) or self._somebody_may_come(seconds)
+        expected = any(each.until == math.inf or each.is_there for each in self._teams.values())
+        return expected or self._somebody_may_come(seconds)
 
     def _is_done(self) -> bool:
         """Whether the run has ended, and only teams are left that still wait for GPUs which others hold."""
@@ -348,7 +375,7 @@ class RayCrew:
 
     def _somebody_may_come(self, seconds: float) -> bool:
         """Without a team: whether to wait for one, because a node that went may come back, or others give GPUs back."""
-        standing, now = bool(self._seats.standing) or not self._seats.taken, time.monotonic()
+        standing, now = bool(self._seats.standing or self._teams) or not self._seats.taken, time.monotonic()
         if self._somebody_ended and not standing:
             return False
         if standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, MutableMapping
+from dataclasses import replace
 
 from autoresearch_ray import fleet, suspicion
 from autoresearch_ray.account import Account
 from autoresearch_ray.breaker import THE_PROVIDER, Breaker, backoff_seconds, chance_of
+from autoresearch_ray.catalogue import Catalogue
 from autoresearch_ray.events import (
     Closed,
     Declined,
@@ -40,24 +41,20 @@ from autoresearch_ray.events import (
     Vacated,
 )
 from autoresearch_ray.evidence import Evidence, Means
-from autoresearch_ray.layered import LayeredDict, LayeredList
+from autoresearch_ray.lane import Lane
+from autoresearch_ray.layered import LayeredDict
 from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
-    MEMORY,
-    Also,
     Attempt,
     Direction,
-    Eval,
     Experiment,
     Failure,
     FailureKind,
     Measurement,
     Options,
-    Order,
     Program,
     Propose,
     Replay,
-    Rule,
     Seat,
     Status,
     Stop,
@@ -68,6 +65,7 @@ from autoresearch_ray.model import (
 )
 from autoresearch_ray.money import Money
 from autoresearch_ray.noise import Effects
+from autoresearch_ray.objective import also, means, numbers, objective
 from autoresearch_ray.outside import Outside
 from autoresearch_ray.pool import Change, Pool
 from autoresearch_ray.ports import Score
@@ -79,52 +77,7 @@ IDLE_AGENT = frozenset(
 _NOT_RUN = IDLE_AGENT | {FailureKind.OUT_OF_SCOPE, FailureKind.CONFLICT}  # nothing came to the device
 
 
-_MEMORY = Also(MEMORY, Direction.LOWER)
 _CLOSED = Breaker()
-
-
-@dataclass(slots=True)
-class Lane:
-    """Where one lane stands."""
-
-    seat: Seat
-    sitting: int
-    head: str
-    own: tuple[str, ...] = ()  # kept commits that the leader may lack, oldest first
-    order: Order | None = None
-    ordered_at: float = 0.0
-    interruptions: int = 0  # of its latest order, by the death of whoever carried it out
-    number: int = 0  # of its latest order
-    pending: int | None = None  # number of the experiment it still owes a verdict
-    hand_ins: int = 0  # verdicts since it last moved onto the best
-    discards_in_a_row: int = 0
-    agent_failures_in_a_row: int = 0
-    backs_off_until: float = 0.0  # because of these
-    has_begun: bool = False  # to ask its agent, or to wait for that, since it sat down
-    remeasure_failures_in_a_row: int = 0
-    calibrated: bool = False  # has measured the base itself
-    present: bool = True  # false from the moment a run is taken up again until somebody sits here
-    paused: bool = False  # its slot waits for its device
-    held: bool = False  # somebody wants it to wait
-    proposals: int = 0  # that its agent was asked for
-    reserved_usd: float = 0.0  # set aside for the proposal that it is making
-
-    @property
-    def ordered(self) -> bool:
-        """Whether somebody is there to carry out its order, now or when its slot is no longer paused."""
-        return self.present and self.order is not None and not isinstance(self.order, Stop)
-
-    def fork(self) -> Lane:
-        """A copy of its own; `replace` takes three times as long."""
-        fork = Lane.__new__(Lane)
-        for name in Lane.__slots__:
-            setattr(fork, name, getattr(self, name))
-        return fork
-
-    @property
-    def active(self) -> bool:
-        """Whether somebody is carrying out its order."""
-        return self.ordered and not self.paused and not (self.held and isinstance(self.order, Wait))
 
 
 class Board:
@@ -135,7 +88,7 @@ class Board:
         self.opened = opened
         self.program: Program = opened.program
         self.edited_at: float | None = None  # when its strategy or notes were changed last while it ran
-        self.experiments: list[Experiment] = [baseline]
+        self.catalogue = Catalogue(baseline, opened.base)
         self.published: list[Published] = []
         self.lanes: dict[str, Lane] = {}
         self.counts: Counter[Status] = Counter()
@@ -172,18 +125,18 @@ class Board:
         self.held_out = Evidence(opened.base, opened.program.eval.metric.direction)  # what the holdout says
         self.pace = Means()  # seconds of evaluations
         self.failures: Counter[str] = Counter()  # of measuring a commit again, those of machines apart
-        self.made_of: MutableMapping[frozenset[str], str] = {}  # the commit that was kept of exactly these changes
         self.holdout_failures: dict[str, Failure] = {}
         self._compared: MutableMapping[tuple[str, str], int] = {}  # candidates measured against a parent, by class
         self._places: MutableMapping[str, frozenset[Seat]] = {}  # where a commit was measured
-        self._by_tree: MutableMapping[str, int] = {}
-        self._contains: dict[str, frozenset[str]] = {opened.base: frozenset()}
-        self._by_commit: MutableMapping[str, int] = {opened.base: 0}
-        self._by_id: MutableMapping[str, int] = {"baseline": 0}
         self._live_seconds = 0.0  # of the sessions before this one
         self._session_started = opened.at
 
     # --- Reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """By number; 0 is the baseline."""
+        return self.catalogue.experiments
 
     @property
     def direction(self) -> Direction:
@@ -243,36 +196,15 @@ class Board:
 
     def contains(self, commit: str) -> frozenset[str]:
         """The changes that `commit` is made of, beyond the base: each by the commit that first proposed it."""
-        steps = []
-        while commit not in self._contains:
-            experiment = self.experiments[self._by_commit[commit]]
-            steps.append((commit, experiment))
-            commit = experiment.parent
-        found = self._contains[commit]
-        for commit, experiment in reversed(steps):
-            found |= frozenset(experiment.picked if experiment.kind == "replay" else (commit,))
-            if experiment.status is Status.KEEP:
-                self._contains[commit] = found
-        return found
-
-    def tree(self, tree: str) -> Experiment | None:
-        """The experiment that measured these very files."""
-        number = self._by_tree.get(tree)
-        return None if number is None else self.experiments[number]
+        return self.catalogue.contains(commit)
 
     def at(self, commit: str) -> Experiment | None:
         """The experiment that first measured `commit`."""
-        number = self._by_commit.get(commit)
-        return None if number is None else self.experiments[number]
+        return self.catalogue.at(commit)
 
     def find(self, name: str) -> Experiment | None:
         """By id, by number ("12" or "#12"), or by at least four characters of its commit."""
-        digits = name.removeprefix("#")
-        if name in self._by_id:
-            return self.experiments[self._by_id[name]]
-        if digits.isdecimal() and int(digits) < len(self.experiments):
-            return self.experiments[int(digits)]
-        return next((each for each in self.experiments if len(name) > 3 and (each.commit or "").startswith(name)), None)
+        return self.catalogue.find(name)
 
     def ranking(self) -> list[str]:
         """Lanes by the score of the commit they stand on, the leader first."""
@@ -467,17 +399,11 @@ class Board:
             self._remeasured(lane, attempt)
         else:
             number = len(self.experiments)
-            self.experiments.append(self._experiment(attempt, number, at))
-            self._by_id[attempt.id] = number
-            if attempt.commit and (attempt.commit not in self._by_commit or self._lost(attempt.commit)):
-                self._by_commit[attempt.commit] = number  # picked onto its own parent, it may be the very commit
+            self.catalogue.add(self._experiment(attempt, number, at))
             self.counts[Status.PENDING] += 1
             if isinstance(lane.order, Try):
                 self.outside = self.outside.measured(lane.order.submission, number)
             lane.pending, lane.remeasure_failures_in_a_row = number, 0
-            known = self.tree(attempt.tree)
-            if attempt.tree and (known is None or known.status is Status.LOST):
-                self._by_tree[attempt.tree] = number
         if measurement.value is not None and attempt.commit is not None:
             self._count(attempt.commit, lane.seat, measurement)
             if attempt.kind in ("propose", "submit"):
@@ -583,7 +509,7 @@ class Board:
             self.effects.add(self.direction.gain(value, parent.mean), sigma * math.sqrt(1 + 1 / parent.n))
 
     def _remeasured(self, lane: Lane, attempt: Attempt) -> None:
-        number = self._by_commit[attempt.commit or self.opened.base]
+        number = self.catalogue.measured(attempt.commit or self.opened.base)
         experiment, measurement, failure = self.experiments[number], attempt.measurement, attempt.measurement.failure
         lane.remeasure_failures_in_a_row = lane.remeasure_failures_in_a_row + 1 if failure else 0
         if measurement.value is not None:
@@ -595,7 +521,7 @@ class Board:
                 values=(*experiment.values, objective(self.program.eval, measurement)),
                 seconds=experiment.seconds + measurement.wall_seconds,
                 resources=measurement.resources if first else experiment.resources,
-                also=numbers if first else _means(experiment.also, numbers, n),
+                also=numbers if first else means(experiment.also, numbers, n),
                 printed=measurement.printed if first else experiment.printed,
                 doubts=tuple(dict.fromkeys((*experiment.doubts, *more))),
             )
@@ -608,12 +534,12 @@ class Board:
             self.failures[experiment.commit or ""] += 1
         if number and experiment.status is Status.PENDING and failure and failure.kind is not FailureKind.MACHINE:
             experiment = replace(experiment, failure=failure)
-        self.experiments[number] = experiment
+        self.catalogue.put(experiment)
 
     def _judged(self, event: Judged) -> None:
-        number, lane = self._by_id[event.id], self.lanes[event.lane]
+        number, lane = self.catalogue.number(event.id), self.lanes[event.lane]
         experiment = self.experiments[number]
-        self.experiments[number] = _decided(experiment, event)
+        self.catalogue.put(_decided(experiment, event))
         self.counts[Status.PENDING] -= 1
         self.counts[event.status] += 1
         lane.pending = None
@@ -635,7 +561,7 @@ class Board:
             elif event.likely is not None and likely > 0:
                 self.pool.miss(change)
         if event.status is Status.KEEP and experiment.commit:
-            self.made_of.setdefault(self.contains(experiment.commit), experiment.commit)
+            self.catalogue.kept(experiment.commit)
         lane.hand_ins += 1
         if event.status is not Status.LOST:
             if not experiment.by:  # else it says nothing of what this lane's agent makes
@@ -726,7 +652,7 @@ class Board:
         """A board to try events of `lane` on. This one stays as it is, and nothing long is copied."""
         fork = Board.__new__(Board)  # `copy.copy` takes four times as long, and every decision makes one
         fork.__dict__.update(self.__dict__)
-        fork.experiments = LayeredList(self.experiments)
+        fork.catalogue = self.catalogue.fork()
         fork.published = list(self.published[-1:])
         fork.lanes = dict(self.lanes)
         if lane in fork.lanes:
@@ -744,13 +670,9 @@ class Board:
         fork.held_out = self.held_out.fork() if self.program.eval.holdout else self.held_out
         fork.pace = self.pace.fork()
         fork.failures = self.failures.copy()
-        fork.made_of = LayeredDict(self.made_of)
         fork.holdout_failures = dict(self.holdout_failures)
         fork._compared = LayeredDict(self._compared)
         fork._places = LayeredDict(self._places)
-        fork._by_tree = LayeredDict(self._by_tree)
-        fork._by_commit = LayeredDict(self._by_commit)
-        fork._by_id = LayeredDict(self._by_id)
         return fork
 
 
@@ -761,35 +683,6 @@ def trouble_of(attempt: Attempt) -> Trouble | None:
         return attempt.trouble
     kinds = {FailureKind.AGENT: TroubleKind.CRASHED, FailureKind.NO_CHANGE: TroubleKind.NO_EDIT}
     return Trouble(kinds[failure.kind]) if failure.kind in kinds else None
-
-
-def numbers(evaluation: Eval) -> tuple[Also, ...]:
-    """All that is measured besides the metric: what the program names, and memory in any case."""
-    named = any(each.name == MEMORY for each in evaluation.also)
-    return evaluation.also if named else (*evaluation.also, _MEMORY)
-
-
-def also(measurement: Measurement) -> dict[str, float]:
-    """The other numbers of a measurement, memory among them where it is known."""
-    memory = measurement.resources.memory_gb
-    return ({} if memory is None else {MEMORY: memory}) | dict(measurement.also)
-
-
-def objective(evaluation: Eval, measurement: Measurement) -> float:
-    """The number that is compared: the metric, or in a weighted sum that, in the metric's direction."""
-    assert measurement.value is not None
-    if evaluation.rule is not Rule.WEIGHTED:
-        return measurement.value
-    total = evaluation.weight * measurement.value
-    for each in evaluation.also:
-        sign = 1.0 if each.direction is evaluation.metric.direction else -1.0
-        total += sign * each.weight * measurement.also.get(each.name, 0.0)
-    return total
-
-
-def _means(before: Mapping[str, float], more: Mapping[str, float], n: int) -> dict[str, float]:
-    """Running means, after `n` measurements; what was not always measured keeps its mean."""
-    return {name: mean + (more.get(name, mean) - mean) / n for name, mean in before.items()}
 
 
 def _towards(mean: float | None, value: float) -> float:

@@ -256,7 +256,7 @@ class Coordinator:
         return f"autoresearch/{self._board.opened.tag}-{lane}"
 
     def _taken(self, lane: str, tree: str) -> Taken | None:
-        known = self._board.experiments[0] if tree == self._base_tree else self._board.tree(tree)
+        known = self._board.experiments[0] if tree == self._base_tree else self._board.catalogue.tree(tree)
         if known and known.status is not Status.LOST:
             return Taken(known.number, _outcome(known))
         other = next((name for name, held in self._claims.items() if held.tree == tree and name != lane), None)

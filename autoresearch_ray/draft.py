@@ -7,9 +7,10 @@ import math
 from collections import Counter
 from functools import cached_property
 
-from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.board import Board
 from autoresearch_ray.breaker import Breaker
 from autoresearch_ray.events import Closed, Event
+from autoresearch_ray.lane import Lane
 from autoresearch_ray.model import Ablate, Order, Propose, Remeasure, Replay, Rework, Rule, Stop, Try, Wait
 from autoresearch_ray.ports import Policy
 

@@ -42,7 +42,7 @@ def gather(draft: Draft) -> Order | None:
     clear = sum(each.likely for each in group) >= enough * draft.sigma or board.program.eval.rule is Rule.PARETO
     if not group or not (clear or board.closed):
         return None
-    made = board.made_of.get(board.contains(best.commit) | {each.commit for each in group})
+    made = board.catalogue.made_of(board.contains(best.commit) | {each.commit for each in group})
     experiment = board.at(made) if made and made not in board.refused else None
     if experiment is not None:
         return _nominated(draft, experiment)  # it is that very combination

@@ -33,6 +33,16 @@ class Seats:
             self._next = max(self._next, *(each + 1 for each in workers))
         return planned
 
+    @property
+    def wanting(self) -> bool:
+        """Whether somebody waits for a seat."""
+        return bool(self.standing) or not self.taken or (self.most is not None and self._next < self.most)
+
+    def rise(self, node: str, workers: Sequence[int]) -> None:
+        """They had seats at `node` that they could not take: they wait for others."""
+        self._seated[node] = [each for each in self._seated[node] if each not in workers]
+        self.standing.extend(workers)
+
     def died(self, node: str, worker: int, orders: int) -> bool:
         """The worker died, and had been given so many `orders` by then. Whether it is to be seated again.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from autoresearch_ray.board import Board, numbers
+from autoresearch_ray.board import Board
 from autoresearch_ray.draft import Draft
 from autoresearch_ray.events import Judged, Moved, Nominated, Published, Refused
 from autoresearch_ray.model import Experiment, FailureKind, Remeasure, Rule, Status
+from autoresearch_ray.objective import numbers
 from autoresearch_ray.ports import Case, Judgement
 
 PATIENCE = 3  # failures in a row of a machine, a baseline or a re-measurement before the lane gives it up

@@ -264,7 +264,7 @@ class Game:
         """Why a replay is not measured, if it is not."""
         if not line:
             return Measurement(None, Failure(FailureKind.CONFLICT, "nothing can be picked"))
-        known = self.board.tree(self.tree(head))
+        known = self.board.catalogue.tree(self.tree(head))
         if known is not None and known.status is not Status.LOST:
             return Measurement(None, Failure(FailureKind.DUPLICATE, f"the same files as #{known.number}"))
         return None

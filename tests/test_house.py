@@ -40,9 +40,10 @@ OURS = "autoresearch_ray"
 FLOORS = {
     "words": "errors model events messages",
     "thought": (
-        "ports pace noise evidence pool suspicion breaker fleet money layered account outside categories memory board "
-        "draft verdicts meanwhile by_hand confirming gathering limits orders policies markdown metrics sections program advice digest brief "
-        "proposals certainty timesheet results comparison report picture sameness merge repair skill"
+        "ports pace noise evidence pool suspicion breaker fleet money layered account outside categories memory "
+        "objective lane catalogue board draft verdicts meanwhile by_hand confirming gathering limits orders policies "
+        "markdown metrics sections program advice digest brief proposals certainty timesheet results comparison report "
+        "picture sameness merge repair skill"
     ),
     "hands": (
         "process guardian slot_clock slot ledger inbox bare tree store patch repo sandbox caches room remote mirror "
@@ -90,6 +91,9 @@ PURE = {
     "categories",
     "memory",
     "outside",
+    "objective",
+    "lane",
+    "catalogue",
     "board",
     "draft",
     "verdicts",

@@ -11,11 +11,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from autoresearch_ray import ledger, orders
-from autoresearch_ray.board import Board, Lane
+from autoresearch_ray.board import Board
 from autoresearch_ray.board import replay as replayed
 from autoresearch_ray.evaluator import _LARGEST
 from autoresearch_ray.events import Judged, Measured, Moved, Ordered, Published
 from autoresearch_ray.evidence import Means, Scatter
+from autoresearch_ray.lane import Lane
 from autoresearch_ray.memory import Memory
 from autoresearch_ray.model import (
     Direction,
@@ -72,8 +73,9 @@ def plain(thing: object) -> object:
 
 def state(board: Board) -> dict[str, object]:
     """All of a board. Of what a commit contains there is a cache: it is replaced by the answers."""
-    found = {name: plain(each) for name, each in vars(board).items() if name != "_contains"}
-    return {**found, "contains": {each: board.contains(each) for each in board._by_commit}}
+    found = {name: plain(each) for name, each in vars(board).items() if name != "catalogue"}
+    catalogue = {name: plain(each) for name, each in vars(board.catalogue).items() if name != "_contains"}
+    return {**found, **catalogue, "contains": {each: board.contains(each) for each in board.catalogue._by_commit}}
 
 
 class Referee:

@@ -788,9 +788,7 @@ def test_what_was_kept_by_chance_is_not_brought_together_for_ever_when_a_run_end
         game.propose = lambda game, parent: 0.0
         game.play(4000)
         replays = [each for each in _ordered(game.lines, closing=True) if isinstance(each.order, Replay)]
-        assert (
-            not game.active() and len(replays) <= 10
-        )  # 8, and what was kept for a while; it was 19
+        assert not game.active() and len(replays) <= 10  # 8, and what was kept for a while; it was 19
 
 
 def test_the_longer_a_run_was_the_more_often_its_best_is_measured_in_the_end() -> None:

@@ -130,6 +130,36 @@ def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in
     ray.kill(job)
 
 
+def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_then_waited_for(
+    cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the clock of its head was set back. One of the two is held indeed, for a while."""
+    import ray
+
+    from autoresearch_ray import actors
+
+    @ray.remote(num_gpus=1, num_cpus=0)
+    class Job:
+        def began(self) -> None:
+            pass
+
+    job = Job.remote()
+    ray.get(job.began.remote())
+    free, withdraw = actors.available_resources_per_node, actors.RayCrew._withdraw
+    withdrawn: list[object] = []
+    monkeypatch.setattr(actors, "available_resources_per_node", lambda: {node: {} for node in free()})
+    monkeypatch.setattr(actors.RayCrew, "_withdraw", lambda *each: (withdrawn.append(each), withdraw(*each)))
+    monkeypatch.setattr(actors, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(actors, "_ASK_SECONDS", 1.5)
+    with research(toy.program(backend="ray", more="experiments: 4"), gpus_per_worker=1, workers="auto") as session:
+        while session.advance():
+            if len(withdrawn) == 2 and job is not None:
+                assert not session.board.lanes
+                ray.kill(job)
+                job = None
+    assert job is None and set(session.board.lanes) == {"gpu0", "gpu1"} and counted_at_the_limit(toy.run_folder()) == 4
+
+
 def test_a_node_that_is_gone_before_its_team_has_begun_ends_nothing(
     cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
