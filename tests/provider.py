@@ -80,7 +80,7 @@ class Provider(ThreadingHTTPServer):
         self,
         edit: Edit | Maker,
         mode: str,
-        say: Callable[[Request], str] | None,
+        say: Callable[[Request], str | Reply] | None,
         usage: tuple[int, int],
         port: int,
     ) -> None:
@@ -104,7 +104,8 @@ class Provider(ThreadingHTTPServer):
 
     def reply(self, request: Request) -> Reply:
         if self.say is not None:
-            return Reply(self.say(request))
+            said = self.say(request)
+            return said if isinstance(said, Reply) else Reply(said)
         edit = self.edit(request) if callable(self.edit) else self.edit
         return answer(request.heard, edit, self.mode)
 
@@ -118,7 +119,7 @@ class Provider(ThreadingHTTPServer):
 def provider(
     edit: Edit | Maker = ("train.py", "LR = 0.04", "LR = 0.02"),
     mode: str = "ok",
-    say: Callable[[Request], str] | None = None,
+    say: Callable[[Request], str | Reply] | None = None,
     usage: tuple[int, int] = (1000, 50),
     port: int = 0,
 ) -> Iterator[Provider]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,15 +18,20 @@ import pytest
 from click.testing import CliRunner
 from mcp import Client, StdioServerParameters
 
+from autoresearch_ray.agents.opencode import OpenCode
 from autoresearch_ray.cli import main
 from autoresearch_ray.driving import Driving
 from autoresearch_ray.events import Judged
 from autoresearch_ray.ledger import Ledger
 from autoresearch_ray.mcp_server import server
-from autoresearch_ray.model import Direction, Eval, Failure, FailureKind, Holdout, Metric, Status, Stop
+from autoresearch_ray.model import Direction, Eval, Failure, FailureKind, Holdout, Metric, Options, Status, Stop
+from autoresearch_ray.ports import AgentSetup
 from autoresearch_ray.tools import LOG_LINES, MOST, TEXT, Tools
+from tests.brain import Reply
 from tests.conftest import TRAIN, Toy
+from tests.provider import Request, provider
 from tests.runs import Run, git, history, write
+from tests.test_agents import PROGRAM
 
 ROOT = Path(__file__).parents[1]
 READING = {"diff", "experiment", "history", "leaderboard", "log_tail", "program", "read_file", "status"}
@@ -381,6 +387,43 @@ def test_an_agent_hands_in_a_grid_and_reads_the_ranked_result(toy: Toy) -> None:
         asked(started(run, "--by", "hal"), talk)
         by_hand(toy)
     asked(server(Driving(folder=run)), afterwards)
+
+
+@pytest.mark.skipif(shutil.which("opencode") is None, reason="opencode is not installed")
+def test_opencode_hands_in_a_grid_and_reads_the_ranked_result(toy: Toy, tmp_path: Path) -> None:
+    """A whole agent, its model played by the stub, with the registration that `install --mcp` prints."""
+    rates = [0.9, 0.2, 0.6, 0.1, 0.8, 0.4, 0.3, 0.7]
+    grid = [{"patch": change(rate), "idea": f"rate {rate}"} for rate in rates]
+
+    def say(request: Request) -> Reply:
+        tools = {name.rpartition("autoresearch_")[2]: name for name in request.heard.tools}
+        told = [text for role, text in request.heard.turns if role == "tool"]
+        if "submit_grid" not in tools:
+            return Reply("A title")
+        if not told:
+            return Reply(call=(tools["submit_grid"], {"patches": grid}))
+        found = json.loads(told[-1])
+        if not found["done"] and len(told) < 20:
+            return Reply(call=(tools["results"], {"wait_seconds": 5}))
+        return Reply(" > ".join(each["idea"] for each in found["results"]))
+
+    with running(toy), provider(say=say) as stub:
+        options = Options(agent="opencode", model="stub-1", base_url=stub.url)
+        environ = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        register = [sys.executable, "-m", "autoresearch_ray", "install", "opencode", "--mcp", "--json"]
+        (row,) = json.loads(
+            subprocess.run(register, cwd=toy.folder, env=environ, capture_output=True, check=True).stdout
+        )
+        agent = OpenCode(AgentSetup(PROGRAM, options, "gpu0", tmp_path / "state", environ))
+        command = agent.start(toy.folder)
+        settings = json.loads(agent.environ()["OPENCODE_CONFIG_CONTENT"]) | {"permission": {"*": "allow"}}
+        settings |= json.loads(row["text"])
+        environ |= agent.environ() | {"OPENCODE_CONFIG_CONTENT": json.dumps(settings)}
+        said = subprocess.run(
+            command, cwd=toy.folder, env=environ, input="Try eight learning rates.", capture_output=True, text=True
+        )
+    ranked = " > ".join(f"rate {each}" for each in sorted(rates))
+    assert any(each.get("part", {}).get("text") == ranked for each in map(json.loads, said.stdout.splitlines())), said
 
 
 def by_hand(toy: Toy) -> None:
