@@ -165,6 +165,10 @@ def test_what_cannot_be_written_or_is_not_known_has_a_hint(place: Path) -> None:
         assert "guide" in install(name, "--text", status=2).stderr
     (place / ".claude").write_text("a file, where a folder should be\n")
     assert "hint: " in install("claude", "--text", status=2).stderr
+    skill = place / ".agents" / "skills" / NAME / "SKILL.md"
+    skill.parent.mkdir(parents=True)
+    os.mkfifo(skill)
+    assert "is not a file" in install("codex", "--text", status=2).stderr
 
 
 def test_the_registrations_are_what_each_agent_reads(place: Path) -> None:
