@@ -2,9 +2,10 @@
 
 Measured traps that shape it, with Ray 2.60: `ray.init()` without an address may join a stranger's cluster; Ray binds
 all interfaces unless told not to; token authentication is on or off by the machine's past unless set; its workers run
-at nice 15 with one OpenMP thread; zero-resource actors land on random nodes; `ray.kill` takes only direct children. So:
-an explicit address, loopback for a single box, a token made for this run, the guardian for every evaluation, the
-coordinator pinned to the head, and one concurrency group per actor.
+at nice 15 with one OpenMP thread; zero-resource actors land on random nodes; `ray.kill` takes only direct children;
+`ray.wait` and the head's view of who holds which GPU go by the wall clock, also where that is set back. So: an explicit
+address, loopback for a single box, a token made for this run, the guardian for every evaluation, the coordinator pinned
+to the head, one concurrency group per actor, and no wait of Ray's.
 """
 
 from __future__ import annotations
@@ -342,7 +343,10 @@ class RayCrew:
     # --- What the driver does ----------------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> bool:
-        done, _ = ray.wait(list(self._teams), timeout=seconds) if self._teams else ([], [])
+        done = self._ended()
+        if self._teams and not done:
+            time.sleep(seconds)
+            done = self._ended()
         for run in done:
             team = self._teams.pop(run)
             try:
@@ -360,6 +364,11 @@ class RayCrew:
             self._seat()
         expected = any(each.until == math.inf or each.is_there for each in self._teams.values())
         return expected or self._somebody_may_come(seconds)
+
+    def _ended(self) -> list[Any]:
+        """Of which teams `run` has returned."""
+        done: list[Any] = ray.wait(list(self._teams), num_returns=len(self._teams), timeout=0)[0] if self._teams else []
+        return done
 
     def _is_done(self) -> bool:
         """Whether the run has ended, and only teams are left that still wait for GPUs which others hold."""

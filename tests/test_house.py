@@ -481,6 +481,17 @@ def test_an_import_does_no_work() -> None:
     assert found == []
 
 
+def test_nothing_waits_on_ray_by_its_clock() -> None:
+    """`ray.wait` with a timeout waited for two hours longer when the machine's clock was set back by two hours."""
+    calls = [
+        call
+        for call in ast.walk(MODULES["actors"].tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("ray.wait", "ray.get")
+    ]
+    timeouts = [word.value for call in calls for word in call.keywords if word.arg == "timeout"]
+    assert len(calls) > 2 and timeouts and {ast.unparse(each) for each in timeouts} == {"0"}
+
+
 def calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
     decorators = getattr(node, "decorator_list", [])
     for child in ast.iter_child_nodes(node):
