@@ -1,9 +1,17 @@
-/* A wall clock that can be made to jump: preloaded, it adds the seconds in the file CHAOS_CLOCK (a double) to it. */
+/* A wall clock that can be made to jump: preloaded, it adds the seconds in the file CHAOS_CLOCK (a double) to it.
+
+   Who waits until a time of that clock is woken when it comes, as a kernel does whose clock was set: in pieces of half a
+   second, after each of which the clock is looked at. Ray's processes wait by it, on condition variables and futexes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,4 +52,53 @@ time_t time(time_t *out) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (out) *out = now.tv_sec;
     return now.tv_sec;
+}
+
+static const double PIECE = 0.5;
+static const time_t A_DATE = 1000000000; /* seconds: less is the time since the machine was started */
+
+/* Seconds from now until `until`, but not more than a piece; and in `real` when that is by the clock of the kernel. */
+static double piece(const struct timespec *until, struct timespec *real) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    double left = difftime(until->tv_sec, now.tv_sec) + (until->tv_nsec - now.tv_nsec) / 1e9;
+    double wait = left < 0 ? 0 : left < PIECE ? left : PIECE;
+    *real = now;
+    real->tv_sec -= (time_t)offset();
+    real->tv_nsec += (long)(wait * 1e9);
+    real->tv_sec += real->tv_nsec / 1000000000;
+    real->tv_nsec %= 1000000000;
+    return left;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until) {
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    if (!real) real = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2"); /* an older one works otherwise */
+    if (!real) real = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    if (until->tv_sec < A_DATE) return real(condition, mutex, until);
+    struct timespec next;
+    for (;;) {
+        double left = piece(until, &next);
+        int failed = real(condition, mutex, &next);
+        if (failed != ETIMEDOUT || left <= PIECE) return failed;
+    }
+}
+
+long syscall(long number, ...) {
+    static long (*real)(long, ...);
+    if (!real) real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    long given[6];
+    va_list all;
+    va_start(all, number);
+    for (int each = 0; each < 6; each++) given[each] = va_arg(all, long);
+    va_end(all);
+    const struct timespec *until = (const struct timespec *)given[3];
+    if (number != SYS_futex || !(given[1] & FUTEX_CLOCK_REALTIME) || !until)
+        return real(number, given[0], given[1], given[2], given[3], given[4], given[5]);
+    struct timespec next;
+    for (;;) {
+        double left = piece(until, &next);
+        long failed = real(number, given[0], given[1], given[2], &next, given[4], given[5]);
+        if (failed != -1 || errno != ETIMEDOUT || left <= PIECE) return failed;
+    }
 }
