@@ -21,6 +21,8 @@ from autoresearch_ray.events import Event
 
 _WHERE = "the run's folder must be on a disk that its coordinator can write: that of the head node"
 
+_READS = 10  # of the same bytes at most: a line that still is no event then is none
+
 _LINE: TypeAdapter[tuple[Event, ...]] = TypeAdapter(tuple[Annotated[Event, Field(discriminator="event")], ...])
 
 
@@ -36,14 +38,27 @@ def decode(line: bytes) -> tuple[Event, ...]:
 
 def read(path: Path) -> Iterator[tuple[Event, ...]]:
     """Every whole line of the ledger, oldest first. Safe while it is being written."""
+    for number, line in enumerate(_whole_lines(path, 0), start=1):
+        yield _decoded(line, path, number)
+
+
+def _whole_lines(path: Path, offset: int) -> list[bytes]:
+    """The lines from byte `offset` on, each with its end.
+
+    Reading takes a while, in which a torn last line may be cut off and another be written where it stood: half of the
+    one and half of the other is neither. So it is read until it reads the same again.
+    """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                yield _decoded(line, path, number)
+            there = os.fstat(file.fileno()).st_size - offset
+            data = os.pread(file.fileno(), max(0, there), offset)
+            for _ in range(_READS):
+                before, data = data, os.pread(file.fileno(), len(data), offset)
+                if data == before:
+                    break
     except OSError as error:
         raise LedgerError(f"cannot read {path}: {error.strerror}", _WHERE) from error
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
 def _decoded(line: bytes, path: Path, number: int) -> tuple[Event, ...]:
@@ -65,16 +80,9 @@ class Tail:
         self._lines = 0
 
     def read(self) -> list[tuple[Event, ...]]:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except OSError as error:
-            raise LedgerError(f"cannot read {self._path}: {error.strerror}", _WHERE) from error
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        lines = whole.split(b"\n")[:-1]
+        lines = _whole_lines(self._path, self._offset)
         events = [_decoded(line, self._path, self._lines + number) for number, line in enumerate(lines, start=1)]
+        self._offset += sum(map(len, lines))
         self._lines += len(lines)
         return events
 

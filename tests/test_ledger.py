@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,35 @@ def test_a_tail_sees_each_line_once_and_never_half_of_one(tmp_path: Path, lines:
             file.write(data[start : start + 97])
         seen += tail.read()
     assert seen == [tuple(line) for line in lines]
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_torn_line_that_another_takes_the_place_of_is_never_read_with_it(
+    tmp_path: Path, lines: list[list[Event]], monkeypatch: pytest.MonkeyPatch, tail: bool
+) -> None:
+    """The writer was killed in its last line, and the next one begins while somebody reads."""
+    path = written(tmp_path, lines[:-2])
+    torn, whole = (ledger.encode(line) + b"\n" for line in lines[-2:])
+    size, pread = path.stat().st_size, os.pread
+    for cut in range(1, min(len(torn), len(whole)), 7):
+        os.truncate(path, size)
+        with path.open("ab") as file:
+            file.write(torn[:cut])
+        reads = iter([True])
+
+        def in_two_parts(fd: int, length: int, offset: int, reads: Iterator[bool] = reads) -> bytes:
+            if not next(reads, False):
+                return pread(fd, length, offset)
+            first = pread(fd, length, offset)
+            writer = ledger.Ledger(path)
+            writer.append(lines[-1])
+            writer.close()
+            return first + pread(fd, len(whole), offset + length)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", in_two_parts)
+            found = ledger.Tail(path).read() if tail else list(ledger.read(path))
+        assert found == [tuple(line) for line in (*lines[:-2], lines[-1])]
 
 
 def test_a_missing_ledger_is_an_error_that_names_it(tmp_path: Path) -> None:
