@@ -47,6 +47,7 @@ _LOOK_SECONDS = 5.0  # between two looks at who could be seated where
 # Without room for who waits, before Ray is asked all the same. Its head dates what nodes say they have left: where its
 # clock was set back, it takes GPUs for held until that time has come again, and the nodes themselves know better.
 _ASK_SECONDS = 30.0
+_ASKED_SECONDS = 90.0  # for which it is asked: to start a process may take half a minute from a slow disk
 _NOBODY_SECONDS = 900.0  # without any worker, before the session gives up
 _OBJECT_STORE_BYTES = 200 << 20  # the whole history travels once; Ray's default is 30 % of the memory
 
@@ -221,7 +222,7 @@ class _Team:
     gpus: float
     actor: Any
     began: Any  # what answers once it is there: its GPUs may be in use by others until then
-    until: float = math.inf  # it is waited for: there may be no room for it
+    until: float = math.inf  # on the monotonic clock: if it is not there by then, it is not waited for any more
 
     @property
     def is_there(self) -> bool:
@@ -291,7 +292,8 @@ class RayCrew:
             self._waiting_since = now
         elif now >= self._waiting_since + _ASK_SECONDS:
             for node, workers in self._seats.plan(self._cluster.rooms(self._options.gpus_per_worker)).items():
-                self._start(node, workers, until=now + _ASK_SECONDS)
+                for each in workers:  # by itself: of eight GPUs, others may hold two
+                    self._start(node, [each], until=now + _ASKED_SECONDS)
 
     def _start(self, node: str, workers: Sequence[int], until: float = math.inf) -> None:
         gpus = seating.claim(len(workers), self._options.gpus_per_worker)
@@ -362,8 +364,9 @@ class RayCrew:
             return bool(self._teams)
         if time.monotonic() >= self._look_at:
             self._seat()
-        expected = any(each.until == math.inf or each.is_there for each in self._teams.values())
-        return expected or self._somebody_may_come(seconds)
+        if any(each.until == math.inf or each.is_there for each in self._teams.values()):
+            return True
+        return self._somebody_may_come(0.0 if self._teams else seconds)
 
     def _ended(self) -> list[Any]:
         """Of which teams `run` has returned."""
@@ -383,12 +386,13 @@ class RayCrew:
                 del self._teams[run]
 
     def _somebody_may_come(self, seconds: float) -> bool:
-        """Without a team: whether to wait for one, because a node that went may come back, or others give GPUs back."""
+        """Without a team that has room: whether to wait for one, because a node that went may come back, or others give
+        GPUs back."""
         standing, now = bool(self._seats.standing or self._teams) or not self._seats.taken, time.monotonic()
         if self._somebody_ended and not standing:
             return False
         if standing and not self._is_closed() and now < self._left_at + _NOBODY_SECONDS:
-            time.sleep(seconds)  # there is nothing to wait on but the clock
+            time.sleep(seconds)
             return True
         if not self._failures and not self._is_closed():
             why = self._warnings[-1] if self._warnings else "the nodes that it was to sit on are gone"

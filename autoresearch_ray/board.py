@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, MutableMapping
 from dataclasses import replace
+from typing import Literal
 
 from autoresearch_ray import fleet, suspicion
 from autoresearch_ray.account import Account
@@ -114,7 +115,8 @@ class Board:
         self.eval_seconds: float | None = None  # of one evaluation, on the way
         self.nominee: Nominated | None = None  # what would be the best, while it is confirmed
         self.refused: dict[str, Refused] = {}  # by commit
-        self.fruitless = 0  # groups of changes brought together in a row for nothing, since the run was closed
+        # Groups of kept changes and nominees, or of near misses, that came to nothing in a row; from the close on anew.
+        self.fruitless: Counter[Literal["kept", "missed"]] = Counter()
         self.account = Account(opened.at)
         self.outside = Outside()
         self.effects = Effects()
@@ -370,7 +372,7 @@ class Board:
             case Declined():
                 self.outside = self.outside.turned_down(event)
             case Closed():
-                self.closed, self.fruitless = event, 0
+                self.closed, self.fruitless = event, Counter()
         if event.at > self.last_at:
             self.last_at = event.at
 
@@ -558,6 +560,7 @@ class Board:
             change = Change(next(iter(again), experiment.commit), event.lane, number, likely, spread)
             if event.status is Status.KEEP:
                 self.pool.keep(change)
+                self.fruitless["kept"] = 0
             elif event.likely is not None and likely > 0:
                 self.pool.miss(change)
         if event.status is Status.KEEP and experiment.commit:
@@ -616,6 +619,8 @@ class Board:
         """What a group of changes has shown: halves go on of one that brought nothing; what conflicts stays apart."""
         failure = experiment.failure
         if event.status is Status.KEEP:
+            if not all(map(self.pool.is_kept, experiment.picked)):
+                self.fruitless = Counter()
             self.pool.promote(experiment.picked, event.likely or event.gain or 0.0, event.spread or 0.0)
             self.pool.part(experiment.left_out)
         elif failure is not None and not experiment.picked:
@@ -623,13 +628,14 @@ class Board:
         elif failure is not None and failure.kind is FailureKind.DUPLICATE and len(experiment.picked) == 1:
             self.pool.part(experiment.picked)
         elif event.status is not Status.LOST:
-            self.pool.halve((*experiment.picked, *experiment.left_out))
-            self.fruitless += 1
+            tried = (*experiment.picked, *experiment.left_out)
+            self.fruitless["kept" if self.pool.keeps_any(tried) else "missed"] += 1
+            self.pool.halve(tried)
 
     def _published(self, event: Published) -> None:
         before = self.contains(self.published[-1].commit) if self.published else frozenset()
         self.published.append(event)
-        self.verdicts_since_best = self.fruitless = 0
+        self.verdicts_since_best, self.fruitless = 0, Counter()
         self.nominee = None
         inside = self.contains(event.commit)
         self.pool.shared(inside)
@@ -641,7 +647,7 @@ class Board:
     def _refused(self, event: Refused) -> None:
         self.refused[event.commit] = event
         self.nominee = None
-        self.fruitless += 1
+        self.fruitless["kept"] += 1
         experiment = self.at(event.commit)
         if experiment is not None:
             self.pool.halve(experiment.picked or (event.commit,))
@@ -663,7 +669,7 @@ class Board:
         fork.account = Account(self.opened.at)  # nothing is decided by where the time went
         fork.memory = Memory()  # nor by what was learned, in words
         fork.effects = self.effects.fork()
-        fork.refused = dict(self.refused)
+        fork.refused, fork.fruitless = dict(self.refused), self.fruitless.copy()
         fork.pool = self.pool.fork()
         fork.evidence = self.evidence.fork()
         fork.others = {name: each.fork() for name, each in self.others.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from autoresearch_ray.board import Board
 from autoresearch_ray.confirming import claims, confirm_the_nominee, hold_out
@@ -73,7 +74,11 @@ def combine(draft: Draft) -> Order | None:
     free = stands_idle(draft)
     few = likely < _CLEAR * (_SPARE if free else 1) * draft.sigma and len(group) < _NEAR
     if board.closed:  # the last chance of those that have had none, if the best can still be measured after it
-        few = _is_fruitless(board) or board.pool.tried_before(group) or evaluations_to_spare(draft) <= claims(draft)
+        few = (
+            _is_fruitless(board, "missed")
+            or board.pool.tried_before(group)
+            or evaluations_to_spare(draft) <= claims(draft)
+        )
     if len(group) < 2 or few or (value < 2 * board.effects.worth(draft.sigma) and not free):
         return None
     return _replay(draft, best.commit, group, f"{len(group)} near misses tried together")
@@ -82,13 +87,13 @@ def combine(draft: Draft) -> Order | None:
 def _may_gather(draft: Draft) -> bool:
     """One group at a time: the next one builds on what came of it."""
     board = draft.board
-    able = draft.policy.gathers and board.nominee is None and not _is_fruitless(board)
+    able = draft.policy.gathers and board.nominee is None and not _is_fruitless(board, "kept")
     return able and not draft.gathering and not draft.enough_is_under_way
 
 
-def _is_fruitless(board: Board) -> bool:
-    """Whether the run is over, and what it found has been brought together for nothing again and again."""
-    return board.closed is not None and board.fruitless >= _FRUITLESS
+def _is_fruitless(board: Board, what: Literal["kept", "missed"]) -> bool:
+    """Whether the run is over, and groups of these changes have brought nothing again and again."""
+    return board.closed is not None and board.fruitless[what] >= _FRUITLESS
 
 
 def _replay(draft: Draft, onto: str, group: Sequence[Change], why: str) -> Replay:

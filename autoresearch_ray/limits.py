@@ -1,4 +1,4 @@
-"""When a run ends: its limits, each a rule of `orders`, and what its lanes do from then on.
+"""When a run ends: its limits, and what its lanes do from then on. Rules of `orders`.
 
 A limit closes the run: nobody proposes any more, and what was found is still brought together and confirmed. Hours that
 are over stop that, too.
@@ -99,7 +99,7 @@ def ends(draft: Draft) -> Order | None:
 def others_do_the_rest(draft: Draft) -> Order | None:
     """Enough is under way: this lane stops, and the others finish.
 
-    Of a provider that is gone tomorrow nothing may come: a lane whose agent asks another one is there until the end.
+    Nothing may come of what is asked of a provider that is gone then: where agents ask several, the lanes wait instead.
     """
     if not draft.enough_is_under_way:
         return None

@@ -1,7 +1,7 @@
 """What lanes do while no agent can be asked: work that needs no model and helps, or nothing.
 
 A slot that waits costs no more than one that measures for nothing. What helps, in this order: confirming what would be
-the best, bringing changes together (rules of `orders` that ask for less then, see `stands_idle`), knowing the best
+the best, bringing changes together (rules of `gathering` that ask for less then, see `stands_idle`), knowing the best
 better, which all are compared with, and trying the best without one of its changes.
 """
 
@@ -58,11 +58,8 @@ def stands_idle(draft: Draft) -> bool:
 
 
 def give_up(draft: Draft) -> None:
-    """Closes the run when all agents fail again and again: a human must look. What needs no model is still done.
-
-    Nobody need be asked any more once enough is under way; the lanes of better agents may have left for that reason.
-    """
-    why = "" if draft.enough_is_under_way else _hopeless(draft, draft.name)
+    """Closes the run when all agents fail again and again: a human must look. What needs no model is still done."""
+    why = _hopeless(draft, draft.name)
     if why and all(_hopeless(draft, name) for name, lane in draft.board.lanes.items() if lane.ordered):
         draft.stop(why, failed=True)
 

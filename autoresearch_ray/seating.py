@@ -39,9 +39,14 @@ class Seats:
         return bool(self.standing) or not self.taken or (self.most is not None and self._next < self.most)
 
     def rise(self, node: str, workers: Sequence[int]) -> None:
-        """They had seats at `node` that they could not take: they wait for others."""
+        """They could not take their seats at `node`, and wait for others.
+
+        Where there are as many as there is room for, who has never sat is not wanted after all.
+        """
         self._seated[node] = [each for each in self._seated[node] if each not in workers]
-        self.standing.extend(workers)
+        self.standing += [each for each in workers if self.most is not None or each in self._deaths]
+        known = {*self.standing, *self._deaths, *(each for seated in self._seated.values() for each in seated)}
+        self._next = max(known, default=-1) + 1
 
     def died(self, node: str, worker: int, orders: int) -> bool:
         """The worker died, and had been given so many `orders` by then. Whether it is to be seated again.

@@ -255,7 +255,7 @@ def measured_in(draft: Draft, places: set[tuple[int, str]], commit: str) -> bool
 
 
 def _nominate(draft: Draft) -> None:
-    """The lane's head, if it would be the best. Where changes are gathered, it must have them all: see `orders`."""
+    """The lane's head, if it would be the best. Where changes are gathered, it must have them all: see `gathering`."""
     board, head = draft.board, draft.lane.head
     experiment, best = board.at(head), board.best
     if board.nominee or not best or not best.commit or not experiment or head == best.commit or head in board.refused:

@@ -130,10 +130,10 @@ def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in
     ray.kill(job)
 
 
-def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_then_waited_for(
+def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_what_is_held_is_waited_for(
     cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the clock of its head was set back. One of the two is held indeed, for a while."""
+    """As after the clock of its head was set back. One of the two is held indeed, until half of the run is over."""
     import ray
 
     from autoresearch_ray import actors
@@ -145,19 +145,18 @@ def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_then_waited
 
     job = Job.remote()
     ray.get(job.began.remote())
-    free, withdraw = actors.available_resources_per_node, actors.RayCrew._withdraw
-    withdrawn: list[object] = []
+    free = actors.available_resources_per_node
     monkeypatch.setattr(actors, "available_resources_per_node", lambda: {node: {} for node in free()})
-    monkeypatch.setattr(actors.RayCrew, "_withdraw", lambda *each: (withdrawn.append(each), withdraw(*each)))
     monkeypatch.setattr(actors, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(actors, "_ASK_SECONDS", 1.5)
-    with research(toy.program(backend="ray", more="experiments: 4"), gpus_per_worker=1, workers="auto") as session:
+    monkeypatch.setattr(actors, "_ASK_SECONDS", 0.2)
+    program = toy.program(backend="ray", more="experiments: 8", command="python train.py; sleep 0.5")
+    with research(program, gpus_per_worker=1, workers=2) as session:
         while session.advance():
-            if len(withdrawn) == 2 and job is not None:
-                assert not session.board.lanes
+            if session.board.counted >= 3 and job is not None:
+                assert len(session.board.lanes) == 1
                 ray.kill(job)
                 job = None
-    assert job is None and set(session.board.lanes) == {"gpu0", "gpu1"} and counted_at_the_limit(toy.run_folder()) == 4
+    assert job is None and set(session.board.lanes) == {"gpu0", "gpu1"} and counted_at_the_limit(toy.run_folder()) == 8
 
 
 def test_a_node_that_is_gone_before_its_team_has_begun_ends_nothing(

@@ -88,3 +88,31 @@ def test_who_loses_a_node_sits_down_on_the_next_one_that_has_room() -> None:
     assert seats.plan({}) == {} and seats.standing == [0, 1]
     assert seats.plan({"b": 1}) == {"b": [0]} and seats.standing == [1]
     assert seats.plan({"b": 1, "c": 2}) == {"c": [1, 2]}
+
+
+def test_who_was_asked_for_without_room_waits_and_who_has_never_sat_is_forgotten_where_all_room_is_taken() -> None:
+    for most in (4, None):
+        seats = Seats(most)
+        assert seats.wanting
+        assert seats.plan({"a": 4}) == {"a": [0, 1, 2, 3]} and not seats.wanting
+        assert seats.died("a", 1, 7) and seats.wanting
+        assert seats.plan({"a": 4}) == {"a": [1]}
+        seats.rise("a", [1])
+        seats.rise("a", [3])
+        assert seats.wanting and seats.standing == ([1] if most is None else [1, 3])
+        assert seats.plan({"a": 4}) == {"a": [1, 3]} and not seats.wanting
+
+
+@given(most=st.none() | st.integers(1, 9), asked=st.integers(1, 9), there=st.sets(st.integers(0, 8)))
+def test_asking_without_room_seats_as_many_as_there_is_room_for_in_the_end(
+    most: int | None, asked: int, there: set[int]
+) -> None:
+    seats = Seats(most)
+    planned = seats.plan({"a": asked}).get("a", [])
+    for each in planned:
+        if each not in there:
+            seats.rise("a", [each])
+    left = [each for each in planned if each in there]
+    again = seats.plan({"a": asked}).get("a", [])
+    assert not {*left} & {*again} and len(left) + len(again) == (asked if most is None else min(most, asked))
+    assert not seats.standing

@@ -112,9 +112,9 @@ def _paths(agents: Iterable[Agent], project: bool) -> dict[Path, list[str]]:
 def _state(path: Path, agents: list[str], text: str) -> Place:
     from autoresearch_ray.skill import is_ours
 
-    if path.exists() and not path.is_file():  # of a pipe, reading would wait for a writer
-        raise SetupError(f"{path} is not a file", "move it away, and install again")
     try:
+        if path.exists() and not path.is_file():  # of a pipe, reading would wait for a writer
+            raise SetupError(f"{path} is not a file", "move it away, and install again")
         there = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         state = "written"

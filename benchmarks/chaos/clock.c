@@ -30,10 +30,14 @@ static double offset(void) {
     return jump ? *jump : 0.0;
 }
 
-int clock_gettime(clockid_t clock, struct timespec *now) {
+static int kernels_clock(clockid_t clock, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    int failed = real(clock, now);
+    return real(clock, now);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = kernels_clock(clock, now);
     if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += (time_t)offset();
     return failed;
 }
@@ -57,14 +61,12 @@ time_t time(time_t *out) {
 static const double PIECE = 0.5;
 static const time_t A_DATE = 1000000000; /* seconds: less is the time since the machine was started */
 
-/* Seconds from now until `until`, but not more than a piece; and in `real` when that is by the clock of the kernel. */
+/* Seconds from now until `until`; and in `real` when a piece of it is over, by the clock of the kernel. */
 static double piece(const struct timespec *until, struct timespec *real) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    double left = difftime(until->tv_sec, now.tv_sec) + (until->tv_nsec - now.tv_nsec) / 1e9;
+    time_t jump = (time_t)offset();
+    kernels_clock(CLOCK_REALTIME, real);
+    double left = difftime(until->tv_sec, real->tv_sec + jump) + (until->tv_nsec - real->tv_nsec) / 1e9;
     double wait = left < 0 ? 0 : left < PIECE ? left : PIECE;
-    *real = now;
-    real->tv_sec -= (time_t)offset();
     real->tv_nsec += (long)(wait * 1e9);
     real->tv_sec += real->tv_nsec / 1000000000;
     real->tv_nsec %= 1000000000;
@@ -77,11 +79,9 @@ int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, co
     if (!real) real = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
     if (until->tv_sec < A_DATE) return real(condition, mutex, until);
     struct timespec next;
-    for (;;) {
-        double left = piece(until, &next);
-        int failed = real(condition, mutex, &next);
-        if (failed != ETIMEDOUT || left <= PIECE) return failed;
-    }
+    double left = piece(until, &next);
+    int failed = real(condition, mutex, &next);
+    return failed == ETIMEDOUT && left > PIECE ? 0 : failed; /* for no reason, as is allowed: whoever waits looks again */
 }
 
 long syscall(long number, ...) {
