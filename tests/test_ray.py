@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,13 +106,9 @@ def test_shortage_setup_and_agent_faults_reach_the_driver_as_they_were_raised(
         research(agent, tag="t2").__enter__()
 
 
-def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in_the_end(
-    cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the second look the job's GPU seems free: that team waits for it, and goes home with the run."""
+def job_with_a_gpu() -> Any:
+    """An actor of somebody else's."""
     import ray
-
-    from autoresearch_ray import actors
 
     @ray.remote(num_gpus=1, num_cpus=0)
     class Job:
@@ -120,6 +117,18 @@ def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in
 
     job = Job.remote()
     ray.get(job.began.remote())
+    return job
+
+
+def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in_the_end(
+    cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the second look the job's GPU seems free: that team waits for it, and goes home with the run."""
+    import ray
+
+    from autoresearch_ray import actors
+
+    job = job_with_a_gpu()
     free, looks = actors.available_resources_per_node, itertools.count()
     monkeypatch.setattr(actors, "available_resources_per_node", lambda: {} if next(looks) else free())
     monkeypatch.setattr(actors, "_LOOK_SECONDS", 0.1)
@@ -130,33 +139,30 @@ def test_gpus_that_another_job_holds_are_left_to_it_and_nobody_waits_for_them_in
     ray.kill(job)
 
 
-def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_what_is_held_is_waited_for(
+def test_gpus_that_ray_takes_for_held_are_asked_for_all_the_same_and_what_is_held_is_asked_for_again(
     cluster: None, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the clock of its head was set back. One of the two is held indeed, until half of the run is over."""
+    """As after the clock of its head was set back. One of the two is held indeed, until its team was withdrawn once."""
     import ray
 
     from autoresearch_ray import actors
 
-    @ray.remote(num_gpus=1, num_cpus=0)
-    class Job:
-        def began(self) -> None:
-            pass
-
-    job = Job.remote()
-    ray.get(job.began.remote())
-    free = actors.available_resources_per_node
+    job = job_with_a_gpu()
+    free, kill = actors.available_resources_per_node, ray.kill
+    withdrawn: list[Any] = []
     monkeypatch.setattr(actors, "available_resources_per_node", lambda: {node: {} for node in free()})
+    monkeypatch.setattr(ray, "kill", lambda actor: (withdrawn.append(actor), kill(actor)))
     monkeypatch.setattr(actors, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(actors, "_ASK_SECONDS", 0.2)
-    program = toy.program(backend="ray", more="experiments: 8", command="python train.py; sleep 0.5")
+    monkeypatch.setattr(actors, "_ASKED_SECONDS", 6.0)
+    program = toy.program(backend="ray", more="experiments: 20", command="python train.py; sleep 0.5")
     with research(program, gpus_per_worker=1, workers=2) as session:
         while session.advance():
-            if session.board.counted >= 3 and job is not None:
+            if withdrawn and session.board.counted >= 3 and job is not None:
                 assert len(session.board.lanes) == 1
-                ray.kill(job)
+                kill(job)
                 job = None
-    assert job is None and set(session.board.lanes) == {"gpu0", "gpu1"} and counted_at_the_limit(toy.run_folder()) == 8
+    assert job is None and set(session.board.lanes) == {"gpu0", "gpu1"} and counted_at_the_limit(toy.run_folder()) == 20
 
 
 def test_a_node_that_is_gone_before_its_team_has_begun_ends_nothing(
